@@ -1,0 +1,179 @@
+"""The words every room of the house shares: evidence, selection, the shape legend, the errors.
+
+Shape legend. A tensor's name ends in the letters of its shape, so that no comment has to say it:
+
+====== =====================================================================
+letter  meaning
+====== =====================================================================
+``N``   examples of a data set, or rows of a table
+``B``   candidates of one pool (the large batch that selection looks at)
+``k``   examples chosen from a pool (the small batch that is trained on)
+``C``   classes
+``D``   features
+``K``   Monte-Carlo samples
+``H W`` image height and width; ``BCHW`` is a batch of images (here ``C`` is channels)
+====== =====================================================================
+
+Losses and entropies are in nats and per example (unreduced) wherever they carry a ``_B`` suffix.
+Scores point one way everywhere: the higher score is chosen first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Evidence",
+    "GoldiproxError",
+    "MissingEvidence",
+    "NonFinite",
+    "Selection",
+    "TableError",
+    "id_list",
+]
+
+
+class GoldiproxError(Exception):
+    """An error for the user: one line that names the value, the place and the remedy."""
+
+
+class ConfigError(GoldiproxError):
+    """A setting is impossible, or settings do not go together."""
+
+
+class DataError(GoldiproxError):
+    """A data set is absent, damaged or of the wrong form."""
+
+
+class TableError(GoldiproxError):
+    """A score table does not fit what it is asked for: other data, other labels, ids missing."""
+
+
+class CheckpointError(GoldiproxError):
+    """A checkpoint or run folder is damaged or belongs to another configuration."""
+
+
+class MissingEvidence(GoldiproxError):  # noqa: N818 - the name is part of the published contract
+    """A score function was asked to work without evidence that it needs."""
+
+
+class NonFinite(GoldiproxError):  # noqa: N818 - the name is part of the published contract
+    """A score or a loss is NaN or infinite; the message names the ids."""
+
+
+def id_list(ids: Tensor, shown: int = 5) -> str:
+    """The first few ids of a tensor, for an error message: ``17, 29, 30, ...``."""
+    text = ", ".join(str(int(i)) for i in ids[:shown])
+    return text + (", ..." if ids.numel() > shown else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything known of one pool of B candidates.
+
+    Only ``ids_B`` is always there. The other fields are filled when a method declares that it
+    needs them; reading one that is absent through :meth:`need` raises :class:`MissingEvidence`.
+
+    Attributes:
+        ids_B: int64, the examples' ids.
+        targets_B: int64 class labels as used in training (noise included).
+        loss_B: training loss under the current model, nats, unreduced, float32.
+        irreducible_B: irreducible loss looked up in a score table, nats, float32.
+        log_probs_BC: log-probabilities under the current model, nats.
+    """
+
+    ids_B: Tensor
+    targets_B: Tensor | None = None
+    loss_B: Tensor | None = None
+    irreducible_B: Tensor | None = None
+    log_probs_BC: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.ids_B.shape[0])
+
+    def need(self, field: str) -> Tensor:
+        """Return a field that must be there.
+
+        Args:
+            field: the name of an attribute of this class.
+
+        Returns:
+            The tensor.
+
+        Raises:
+            MissingEvidence: if nobody supplied it; the message says who could have.
+        """
+        value = getattr(self, field)
+        if value is None:
+            raise MissingEvidence(f"{field} is needed for scoring but absent: {SUPPLIERS[field]}")
+        assert isinstance(value, Tensor)
+        return value
+
+    def at(self, positions: Tensor) -> Evidence:
+        """The same evidence for other candidates of the pool, in the given order.
+
+        Args:
+            positions: int64 positions in the pool; repeats are allowed.
+
+        Returns:
+            Evidence whose every field is indexed by ``positions`` on its candidate axis.
+        """
+        taken: dict[str, Tensor | None] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            axis = 1 if field.name.endswith("_KBC") else 0
+            taken[field.name] = None if value is None else value.index_select(axis, positions)
+        return Evidence(**taken)  # type: ignore[arg-type]
+
+
+SUPPLIERS: dict[str, str] = {
+    "targets_B": "pass the labels of the batch",
+    "loss_B": "supplied by a scoring pass (goldiprox.evidence.forward)",
+    "irreducible_B": "supplied by an irreducible-loss table; make one with: goldiprox irreducible",
+    "log_probs_BC": "supplied by a scoring pass over a classifier (goldiprox.evidence.forward)",
+}
+"""For each optional field of :class:`Evidence`, who fills it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a selector chose from a pool.
+
+    Attributes:
+        positions_k: int64 positions in the pool.
+        ids_k: the ids at these positions.
+        weights_k: float32 weights of the chosen examples in the mean loss; ones unless a method
+            corrects for how it sampled.
+        scores_B: the scores of the whole pool where the selector had any, for the log.
+    """
+
+    positions_k: Tensor
+    ids_k: Tensor
+    weights_k: Tensor
+    scores_B: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.ids_k.shape[0])
+
+    @staticmethod
+    def of(
+        ids_B: Tensor,
+        positions_k: Tensor,
+        weights_k: Tensor | None = None,
+        scores_B: Tensor | None = None,
+    ) -> Selection:
+        """Build a selection from positions, with equal weights unless given."""
+        if weights_k is None:
+            weights_k = torch.ones(positions_k.shape, dtype=torch.float32, device=ids_B.device)
+        return Selection(
+            positions_k=positions_k,
+            ids_k=ids_B.index_select(0, positions_k),
+            weights_k=weights_k,
+            scores_B=scores_B,
+        )
