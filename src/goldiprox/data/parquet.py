@@ -1,0 +1,291 @@
+"""Reader of labelled images in Parquet, in the column layout of the public hub's data sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from goldiprox.data.messages import first_line
+from goldiprox.schema import DataError
+
+__all__ = ["ParquetImages", "find_shards", "read_images"]
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+SUBFOLDERS = ("", "plain_text", "data", "default")
+"""Where the hub's data sets and its converted copies put their files."""
+BATCH_BYTES = 8 << 20
+GREY_MODES = {"1", "L", "LA"}
+WIDE_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ParquetImages:
+    """What was read: the training files' rows first, then the test files' rows.
+
+    Attributes:
+        images_NCHW: uint8; 1 channel if the first image is greyscale, else 3.
+        labels_N: int64 labels, not negative.
+        train_count: how many rows came from the training files.
+        class_names: names from the files' metadata, where it has them.
+    """
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+    train_count: int
+    class_names: tuple[str, ...] | None
+
+
+def find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Find a data set's training and test files in a folder.
+
+    Takes ``train*.parquet`` (or a folder ``train``) and ``test*.parquet``; where there is no test
+    file, ``validation*.parquet`` is the test set. A folder with a single file of any name is a
+    training set without a test set. Looks in the folder itself and in those the hub uses.
+
+    Args:
+        folder: an existing folder.
+
+    Returns:
+        Training files and test files, each sorted by name; both empty if nothing was found.
+
+    Raises:
+        DataError: if files named ``...-00000-of-00004`` are not all there, or the files' names
+            do not say which are for training.
+    """
+    for place in (folder / sub for sub in SUBFOLDERS):
+        files = sorted(place.glob("*.parquet"))
+        if not files and not (place / "train").is_dir():
+            continue
+        train = _split_files(place, "train")
+        test = _split_files(place, "test") or _split_files(place, "validation")
+        if not train and len(files) == 1 and not test:
+            return files, []
+        if not train:
+            raise DataError(
+                f"{place}: which Parquet files are for training? found "
+                f"{', '.join(file.name for file in files[:5])}; name them train*.parquet and "
+                "test*.parquet"
+            )
+        return train, test
+    return [], []
+
+
+def read_images(train: Sequence[Path], test: Sequence[Path]) -> ParquetImages:
+    """Decode all images into one array that is reserved beforehand.
+
+    Streams record batches, so memory peaks at the array plus a few megabytes.
+
+    Args:
+        train: Parquet files of the training set, at least one.
+        test: Parquet files of the test set.
+
+    Returns:
+        Images and labels.
+
+    Raises:
+        DataError: if a column is missing or of another type, a label is null, negative or no
+            integer, an image cannot be decoded or has another size than the first, or files
+            disagree on class names; the message names file and row.
+    """
+    paths = [*train, *test]
+    files = [_open(path) for path in paths]
+    labels = [_read_labels(path, file) for path, file in zip(paths, files, strict=True)]
+    names = {_class_names(path, file) for path, file in zip(paths, files, strict=True)}
+    if len(names) > 1:
+        raise DataError(f"{paths[0].parent}: the files disagree on the names of the classes")
+    counts = [len(part) for part in labels]
+    if not sum(counts):
+        raise DataError(f"{paths[0]}: no rows")
+    images: NDArray[np.uint8] | None = None
+    start = 0
+    workers = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        for path, file in zip(paths, files, strict=True):
+            column = _column(path, file, IMAGE_COLUMNS, "image")
+            row = 0
+            for encoded in _encoded_batches(path, file, column):
+                if images is None:
+                    mode = _mode(path, encoded[0])
+                    first = _decode(path, 0, encoded[0], mode)
+                    height, width, channels = first.shape
+                    images = np.empty((sum(counts), channels, height, width), np.uint8)
+                stride = -(-len(encoded) // workers)
+                jobs = [
+                    pool.submit(
+                        _decode_into, images, start + row, path, row, encoded, at, at + stride
+                    )
+                    for at in range(0, len(encoded), stride)
+                ]
+                for job in jobs:
+                    job.result()
+                row += len(encoded)
+            start += row
+    assert images is not None
+    return ParquetImages(
+        images_NCHW=torch.from_numpy(images),
+        labels_N=torch.from_numpy(np.concatenate(labels)),
+        train_count=sum(counts[: len(train)]),
+        class_names=names.pop(),
+    )
+
+
+def _split_files(place: Path, split: str) -> list[Path]:
+    inside = sorted((place / split).glob("*.parquet"))
+    files = inside or sorted(place.glob(f"{split}*.parquet"))
+    totals = {
+        int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))
+    }
+    if totals and (len(totals) > 1 or len(files) != max(totals)):
+        raise DataError(
+            f"{place}: {len(files)} {split} files found, {max(totals)} expected "
+            f"(by the name of {files[0].name}); get the missing ones"
+        )
+    return files
+
+
+def _open(path: Path) -> Any:
+    try:
+        # A small buffer instead of whole column chunks: files may hold one huge row group.
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+
+
+def _column(path: Path, file: Any, known: Sequence[str], what: str) -> str:
+    present = file.schema_arrow.names
+    for name in known:
+        if name in present:
+            return name
+    raise DataError(
+        f"{path}: no {what} column: looked for {', '.join(known)}; the file has "
+        f"{', '.join(present) or 'none'}"
+    )
+
+
+def _class_names(path: Path, file: Any) -> tuple[str, ...] | None:
+    raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
+    if raw is None:
+        return None
+    try:
+        features = json.loads(raw)["info"]["features"]
+        names = features[_column(path, file, LABEL_COLUMNS, "label")].get("names")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # metadata of another tool's making: labels speak for themselves
+    return tuple(str(name) for name in names) if isinstance(names, list) and names else None
+
+
+def _read_labels(path: Path, file: Any) -> NDArray[np.int64]:
+    column = _column(path, file, LABEL_COLUMNS, "label")
+    kind = file.schema_arrow.field(column).type
+    if not pa.types.is_integer(kind):
+        raise DataError(f"{path}: column {column} holds {kind}, integers 0..C-1 expected")
+    try:
+        values = file.read(columns=[column]).column(column)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged ({first_line(error)}); get the file again") from error
+    if values.null_count:
+        row = values.to_pylist().index(None)
+        raise DataError(f"{path}: {values.null_count} labels are null (first: row {row})")
+    labels = np.asarray(values.to_numpy()).astype(np.int64)
+    if len(labels) and labels.min() < 0:
+        row = int(np.argmax(labels < 0))
+        raise DataError(
+            f"{path}: {int((labels < 0).sum())} negative labels (first: {labels[row]} in row "
+            f"{row}); files of unlabelled test examples cannot be used"
+        )
+    return labels
+
+
+def _encoded_batches(path: Path, file: Any, column: str) -> Any:
+    """Yield lists of encoded images, a few megabytes at a time."""
+    kind = file.schema_arrow.field(column).type
+    nested = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not (nested or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DataError(
+            f"{path}: column {column} holds {kind}; encoded images expected, as binary or as "
+            "struct<bytes, path>"
+        )
+    # A leaf column's path, so that the struct's paths are not read at all.
+    leaf = f"{column}.bytes" if nested else column
+    metadata = file.metadata
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    rows = max(1, min(1024, BATCH_BYTES * metadata.num_rows // max(1, size)))
+    try:
+        for batch in file.iter_batches(batch_size=rows, columns=[leaf], use_threads=False):
+            values = batch.column(0)
+            yield [
+                value["bytes"] if isinstance(value, dict) else value for value in values.to_pylist()
+            ]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged ({first_line(error)}); get the file again") from error
+
+
+def _mode(path: Path, encoded: bytes | None) -> str:
+    """The mode of the whole data set, from its first image."""
+    with _image(path, 0, encoded) as image:
+        return "L" if image.mode in GREY_MODES else "RGB"
+
+
+def _image(path: Path, row: int, encoded: bytes | None) -> Image.Image:
+    if encoded is None:
+        raise DataError(
+            f"{path}: row {row} has no image bytes; embed the images in the Parquet file"
+        )
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise DataError(f"{path}: row {row} is no image that can be decoded") from error
+
+
+def _decode(path: Path, row: int, encoded: bytes | None, mode: str) -> NDArray[np.uint8]:
+    """One image, height x width x channels."""
+    with _image(path, row, encoded) as image:
+        if image.mode in WIDE_MODES:
+            raise DataError(
+                f"{path}: row {row} has more than 8 bits per channel (mode {image.mode}); "
+                "convert the images to 8 bits"
+            )
+        try:
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise DataError(
+                f"{path}: row {row}: the image cannot be decoded ({first_line(error)})"
+            ) from error
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _decode_into(
+    images: NDArray[np.uint8],
+    start: int,
+    path: Path,
+    first_row: int,
+    encoded: Sequence[bytes | None],
+    low: int,
+    high: int,
+) -> None:
+    _, channels, height, width = images.shape
+    mode = "L" if channels == 1 else "RGB"
+    for at in range(low, min(high, len(encoded))):
+        pixels = _decode(path, first_row + at, encoded[at], mode)
+        if pixels.shape[:2] != (height, width):
+            raise DataError(
+                f"{path}: row {first_row + at} is {pixels.shape[0]}x{pixels.shape[1]} pixels, the "
+                f"first image {height}x{width}; resize all images to one size"
+            )
+        images[start + at] = pixels.transpose(2, 0, 1)

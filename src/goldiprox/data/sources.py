@@ -1,0 +1,195 @@
+"""Data sets that need no search, and what the others share when they look for their files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from goldiprox.data.messages import first_line
+from goldiprox.data.parquet import ParquetImages, find_shards, read_images
+from goldiprox.data.store import Dataset, make_dataset
+from goldiprox.schema import DataError
+
+__all__ = [
+    "CACHE",
+    "ENVIRONMENT",
+    "absent",
+    "data_roots",
+    "digits",
+    "download_timeout",
+    "from_parquet",
+    "parquet_path",
+    "stratified_test_rows",
+]
+
+ENVIRONMENT = "GOLDIPROX_DATA_DIR"
+CACHE = Path("~/.cache/goldiprox")
+TEST_SHARE = 0.2
+DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer before a download counts as impossible
+
+
+def stratified_test_rows(labels_N: Tensor, share: float = TEST_SHARE) -> Tensor:
+    """A fixed test set for data published without one: the same share of every class.
+
+    Rows are ordered by a hash, not by a random generator, so the choice stays the same for ever,
+    whatever becomes of the generators of numpy and torch.
+
+    Args:
+        labels_N: int64 labels.
+        share: share of each class, rounded to whole examples.
+
+    Returns:
+        int64 rows, ascending.
+    """
+    keys = [
+        hashlib.sha256(f"goldiprox/test/{row}".encode()).digest() for row in range(len(labels_N))
+    ]
+    by_class: dict[int, list[int]] = {}
+    for row, label in enumerate(labels_N.tolist()):
+        by_class.setdefault(label, []).append(row)
+    chosen: list[int] = []
+    for rows in by_class.values():
+        chosen += sorted(rows, key=keys.__getitem__)[: round(share * len(rows))]
+    return torch.tensor(sorted(chosen), dtype=torch.int64)
+
+
+def digits(data_dir: Path | None = None) -> Dataset:
+    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn.
+
+    Args:
+        data_dir: not used; the data is part of scikit-learn.
+
+    Returns:
+        The data set; a fifth of every class, chosen once and for ever, is the test set.
+    """
+    del data_dir
+    from sklearn.datasets import load_digits  # scikit-learn takes a second to import
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * 15).astype(np.uint8)  # 0..16 becomes 0..240
+    labels_N = torch.from_numpy(bunch.target.astype(np.int64))
+    return make_dataset(
+        "digits",
+        torch.from_numpy(pixels).unsqueeze(1),
+        labels_N,
+        stratified_test_rows(labels_N),
+        class_names=[str(digit) for digit in range(10)],
+        source="scikit-learn",
+    )
+
+
+def parquet_path(path: Path) -> Dataset:
+    """Labelled images from a Parquet file, or from a folder of training and test files.
+
+    Args:
+        path: a file, or a folder as :func:`goldiprox.data.parquet.find_shards` reads it.
+
+    Returns:
+        The data set, named like the path; without test files a fifth of every class is the test
+        set.
+
+    Raises:
+        DataError: if nothing is there, or it is damaged or incomplete.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give a Parquet file or a folder of them")
+    train, test = find_shards(path) if path.is_dir() else ([path], [])
+    if not train:
+        raise DataError(
+            f"{path}: no Parquet files: name them train*.parquet and test*.parquet, with an image "
+            "column (img or image) and a label column"
+        )
+    found = read_images(train, test)
+    return from_parquet(path.resolve().stem, path, found, _names_or_numbers(path, found))
+
+
+def from_parquet(
+    name: str, path: Path, found: ParquetImages, class_names: tuple[str, ...]
+) -> Dataset:
+    """Make a data set of what was read; without test files, of a part of the training files."""
+    total = len(found.labels_N)
+    if found.train_count < total:
+        test_rows = torch.arange(found.train_count, total)
+    else:
+        test_rows = stratified_test_rows(found.labels_N)
+    return make_dataset(
+        name, found.images_NCHW, found.labels_N, test_rows,
+        class_names=class_names, source=str(path),
+    )  # fmt: skip
+
+
+def _names_or_numbers(path: Path, found: ParquetImages) -> tuple[str, ...]:
+    highest = int(found.labels_N.max())
+    if found.class_names is not None:
+        if highest >= len(found.class_names):
+            raise DataError(
+                f"{path}: label {highest} found, but its metadata names only "
+                f"{len(found.class_names)} classes"
+            )
+        return found.class_names
+    present = torch.bincount(found.labels_N[: found.train_count], minlength=highest + 1)
+    if empty := (present == 0).nonzero().flatten().tolist():
+        raise DataError(
+            f"{path}: labels go up to {highest}, but {len(empty)} class(es) have no training "
+            f"example (first: {empty[0]}); number the classes 0, 1, 2, ... without gaps"
+        )
+    return tuple(str(label) for label in range(highest + 1))
+
+
+def data_roots(data_dir: Path | None) -> Iterator[Path]:
+    """The folder that was named, or else the one the environment names."""
+    named, how = (data_dir, "data folder") if data_dir is not None else (None, ENVIRONMENT)
+    if named is None and os.environ.get(ENVIRONMENT):
+        named = Path(os.environ[ENVIRONMENT])
+    if named is None:
+        return
+    if not named.expanduser().is_dir():
+        raise DataError(f"{how} {named} is not a folder")
+    yield named.expanduser()
+
+
+def absent(
+    name: str, data_dir: Path | None, files: str, ways: str, failure: Exception | None
+) -> DataError:
+    """The error for a data set that was not found, with every way to get it.
+
+    Args:
+        name: the data set.
+        data_dir: the folder the user named, if any; then nothing else was tried.
+        files: what to put into a folder.
+        ways: other ways to get the data set.
+        failure: why it could not be downloaded, if that was tried.
+
+    Returns:
+        The error, one line.
+    """
+    if data_dir is not None:
+        return DataError(
+            f"{name} not found in {data_dir}: put {files} there, or name no folder and {ways}"
+        )
+    named = os.environ.get(ENVIRONMENT)
+    where = f"{ENVIRONMENT}={named} and the usual places" if named else "the usual places"
+    return DataError(
+        f"{name} not found in {where}: put {files} into a folder and name it with --data-dir or in "
+        f"the environment variable {ENVIRONMENT}, or {ways} (download failed: "
+        f"{first_line(failure) if failure else 'nothing arrived'})"
+    )
+
+
+@contextmanager
+def download_timeout() -> Iterator[None]:
+    """Put a time limit on every socket: torchvision itself would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

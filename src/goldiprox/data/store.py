@@ -1,0 +1,215 @@
+"""Where examples live: image stores, and a data set with its ids, labels and fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from goldiprox.data.preprocess import ImagePreprocessor
+from goldiprox.schema import DataError
+
+__all__ = ["Dataset", "ImageStore", "Inputs", "Store", "fingerprint", "make_dataset"]
+
+Inputs = Tensor | dict[str, Tensor]
+"""One batch of raw inputs: a tensor, or named tensors as text models take them."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Raw inputs by row; a row's number is the example's id."""
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example, without the batch axis."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, rows_B: Tensor) -> Inputs:
+        """The raw inputs of these rows, in this order; repeats are allowed."""
+        ...
+
+    def thumbnail(self, row: int) -> bytes:
+        """One example as the bytes of a PNG file, for galleries."""
+        ...
+
+
+class ImageStore:
+    """Images held in memory as one uint8 tensor."""
+
+    def __init__(self, images_NCHW: Tensor) -> None:
+        """Take the tensor as it is, without a copy.
+
+        Args:
+            images_NCHW: uint8, 1 or 3 channels.
+
+        Raises:
+            DataError: if the tensor has another type or shape.
+        """
+        shape = tuple(images_NCHW.shape)
+        if images_NCHW.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
+            raise DataError(
+                f"images of type {images_NCHW.dtype} and shape {shape} cannot be stored: "
+                "give uint8 of shape (count, 1 or 3 channels, height, width)"
+            )
+        self.images_NCHW = images_NCHW
+
+    def __len__(self) -> int:
+        return int(self.images_NCHW.shape[0])
+
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.images_NCHW.shape[1:]
+        return channels, height, width
+
+    def fetch(self, rows_B: Tensor) -> Tensor:
+        """Copy the images of these rows.
+
+        Args:
+            rows_B: int64 rows, in any order; repeats are allowed.
+
+        Returns:
+            uint8 images, BCHW.
+        """
+        return self.images_NCHW.index_select(0, rows_B)
+
+    def thumbnail(self, row: int) -> bytes:
+        """One image as the bytes of a PNG file.
+
+        Args:
+            row: the image's row.
+
+        Returns:
+            The bytes.
+        """
+        pixels_CHW = self.images_NCHW[row]
+        grey = pixels_CHW.shape[0] == 1
+        array = (pixels_CHW[0] if grey else pixels_CHW.permute(1, 2, 0)).contiguous().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A labelled data set; an example's id is its row in ``store``, never a place in a subset.
+
+    Attributes:
+        name: what the user called it.
+        store: all inputs, those of the training set and those of the test set.
+        labels_N: int64 class labels as published.
+        train_rows: int64 rows of the training set, ascending.
+        test_rows: int64 rows of the test set, ascending.
+        class_names: one name per class.
+        fingerprint: sha256 in hex; see :func:`fingerprint`.
+        preprocess: turns raw inputs into what a model takes.
+        source: where the data was found.
+    """
+
+    name: str
+    store: Store
+    labels_N: Tensor
+    train_rows: Tensor
+    test_rows: Tensor
+    class_names: tuple[str, ...]
+    fingerprint: str
+    preprocess: ImagePreprocessor
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+def fingerprint(inputs: Tensor, labels_N: Tensor, test_rows: Tensor) -> str:
+    """Identify a data set by what is in it, not by where it lies.
+
+    Covers shape, type and raw bytes of the inputs, the published labels and which rows are test
+    rows. The bytes are hashed where they are: no copy is made of a contiguous tensor.
+
+    Args:
+        inputs: the raw inputs of all examples.
+        labels_N: int64 labels as published.
+        test_rows: int64 rows of the test set.
+
+    Returns:
+        sha256 in hex.
+    """
+    is_test_N = torch.zeros(len(labels_N), dtype=torch.uint8)
+    is_test_N[test_rows] = 1
+    header = {"shape": list(inputs.shape), "dtype": str(inputs.dtype), "layout": 1}
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for tensor in (inputs, labels_N, is_test_N):
+        digest.update(tensor.contiguous().numpy().data.cast("B"))
+    return digest.hexdigest()
+
+
+def make_dataset(
+    name: str,
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    test_rows: Tensor,
+    *,
+    class_names: Sequence[str],
+    source: str,
+) -> Dataset:
+    """Put a data set together and check that its parts fit; use it to register your own.
+
+    Args:
+        name: what to call it.
+        images_NCHW: uint8 images, training and test images alike.
+        labels_N: int64 labels in 0..C-1.
+        test_rows: int64 rows that are the test set; all others are the training set.
+        class_names: one name per class.
+        source: where the data was found, for the records.
+
+    Returns:
+        The data set, with fingerprint, and channel means over the training rows.
+
+    Raises:
+        DataError: if counts differ, a label is out of range, or a part is empty.
+    """
+    store = ImageStore(images_NCHW)
+    if labels_N.dtype != torch.int64:
+        raise DataError(f"{source}: labels of type {labels_N.dtype}; give torch.int64")
+    if len(labels_N) != len(store):
+        raise DataError(f"{source}: {len(store)} images but {len(labels_N)} labels")
+    bad = ((labels_N < 0) | (labels_N >= len(class_names))).nonzero().flatten()
+    if len(bad):
+        raise DataError(
+            f"{source}: {len(bad)} labels outside 0..{len(class_names) - 1} "
+            f"(first: {int(labels_N[bad[0]])} in row {int(bad[0])}); "
+            "get the files again"
+        )
+    is_test_N = torch.zeros(len(store), dtype=torch.bool)
+    is_test_N[test_rows] = True
+    train_rows, test_rows = (~is_test_N).nonzero().flatten(), is_test_N.nonzero().flatten()
+    if not len(train_rows) or not len(test_rows):
+        raise DataError(
+            f"{source}: {len(train_rows)} training and {len(test_rows)} test examples; "
+            "neither may be empty"
+        )
+    return Dataset(
+        name=name,
+        store=store,
+        labels_N=labels_N,
+        train_rows=train_rows,
+        test_rows=test_rows,
+        class_names=tuple(class_names),
+        fingerprint=fingerprint(images_NCHW, labels_N, test_rows),
+        preprocess=ImagePreprocessor.measure(images_NCHW, train_rows),
+        source=source,
+    )
