@@ -1,0 +1,142 @@
+"""What a batch is: a tuple or a dict of B examples that carries their ids.
+
+Ids travel inside the batch from the data set to the log, so no prefetching loader can mix them up.
+
+* tuple or list: ``(ids_B, inputs, targets_B, ...)``, as :func:`goldiprox.with_ids` makes them;
+* dict: ``{"id": ids_B, "labels": targets_B, ...}``, everything else being the model's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from goldiprox.schema import DataError
+
+__all__ = ["ID", "cross_entropy_losses", "default_logits", "ids_of", "micro_batches", "take"]
+
+ID = "id"
+TARGET_KEYS = ("labels", "label", "targets", "target")
+
+Batch = Any
+"""A tuple, list or dict as described above."""
+
+
+def ids_of(batch: Batch) -> Tensor:
+    """The ids of a batch: int64 of shape [B].
+
+    Raises:
+        DataError: if the batch carries no integer ids.
+    """
+    ids = batch.get(ID) if isinstance(batch, Mapping) else batch[0]
+    if not isinstance(ids, Tensor) or ids.dim() != 1 or ids.is_floating_point():
+        where = f'under the key "{ID}"' if isinstance(batch, Mapping) else "as its first element"
+        raise DataError(
+            f"the batch carries no integer ids {where}; wrap the data set with goldiprox.with_ids"
+        )
+    return ids.long()
+
+
+def targets_of(batch: Batch) -> Tensor | None:
+    """The targets of a batch where they stand in the usual place, else None."""
+    if isinstance(batch, Mapping):
+        found = next((batch[key] for key in TARGET_KEYS if key in batch), None)
+    else:
+        found = batch[2] if len(batch) > 2 else None
+    return found if isinstance(found, Tensor) else None
+
+
+def take(batch: Batch, positions: Tensor) -> Batch:
+    """The examples of a batch at some positions, in the batch's own structure.
+
+    Args:
+        batch: tuple, list, dict or tensor; nested as deep as one likes.
+        positions: int64 positions on the leading axis.
+
+    Returns:
+        The same structure; tensors are indexed, lists of examples too, other values kept.
+    """
+    size = _leading_size(batch)
+    return _take(batch, positions, size)
+
+
+def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
+    """Cut a batch into consecutive parts of at most ``size`` examples (None: one part)."""
+    count = _leading_size(batch)
+    if size is None or size >= count:
+        yield batch
+        return
+    for start in range(0, count, size):
+        yield _cut(batch, start, min(start + size, count), count)
+
+
+def default_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Run a classifier on a batch: ``model(inputs)`` for tuples, ``model(**inputs)`` for dicts.
+
+    Returns:
+        logits_BC; an output with a ``logits`` attribute (transformers' models) is unwrapped.
+    """
+    if isinstance(batch, Mapping):
+        inputs = {k: v for k, v in batch.items() if k != ID and k not in TARGET_KEYS}
+        output = model(**inputs)
+    else:
+        output = model(batch[1])
+    logits = getattr(output, "logits", output)
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def cross_entropy_losses(logits_BC: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of each example in float32, nats, unreduced: loss_B.
+
+    Raises:
+        DataError: if the batch has no targets in the usual place.
+    """
+    targets_B = targets_of(batch)
+    if targets_B is None:
+        raise DataError(
+            "the batch has no labels in the usual place (third element of a tuple, or one of the "
+            f"keys {', '.join(TARGET_KEYS)}); pass per_example_loss=... to say how the loss is made"
+        )
+    return F.cross_entropy(logits_BC.float(), targets_B, reduction="none")
+
+
+def _leading_size(batch: Batch) -> int:
+    return int(ids_of(batch).shape[0])
+
+
+def _map(batch: Batch, size: int, index: Any, pick: Any) -> Batch:
+    """Apply ``index`` to every tensor and ``pick`` to every list with one entry an example."""
+    if isinstance(batch, Tensor):
+        return index(batch) if batch.dim() > 0 and batch.shape[0] == size else batch
+    if isinstance(batch, Mapping):
+        return {key: _map(value, size, index, pick) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        is_leaf = len(batch) == size and not any(isinstance(v, Tensor | Mapping) for v in batch)
+        if is_leaf:
+            return pick(batch)
+        parts = [_map(value, size, index, pick) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
+
+
+def _take(batch: Batch, positions: Tensor, size: int) -> Batch:
+    return _map(
+        batch,
+        size,
+        lambda t: t.index_select(0, positions.to(t.device)),
+        lambda values: type(values)(values[i] for i in positions.tolist()),
+    )
+
+
+def _cut(batch: Batch, start: int, stop: int, size: int) -> Batch:
+    return _map(batch, size, lambda t: t[start:stop], lambda values: values[start:stop])
+
+
+def stack_outputs(parts: list[Tensor]) -> Tensor:
+    """Join what micro-batches returned; one part is handed through without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,205 @@
+"""Settings of a run: frozen, validated, with a stable hash. Presets are functions.
+
+The string below each field is its help text on the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from goldiprox.evidence.forward import BatchNormMode, Precision
+from goldiprox.schema import ConfigError
+from goldiprox.selection.methods import method
+
+__all__ = ["IrreducibleConfig", "Schedule", "TrainConfig", "config_hash"]
+
+Schedule = Literal["constant", "cosine", "one-cycle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one training run."""
+
+    model: str = "mlp"
+    """Model: mlp, mlp-128, mlp-512, small-cnn, resnet18, resnet18-32, resnet18-16, or
+    package.module:factory called with the shape of one example and the number of classes."""
+
+    method: str = "rho-loss"
+    """How examples are chosen from each pool."""
+
+    batch: int = 32
+    """Examples trained on per step."""
+
+    pool: int | None = None
+    """Candidates per step that the batch is chosen from; 10 x batch unless given, the paper's
+    setting. One epoch is one pass over the pools, so an epoch trains on batch/pool of the data,
+    uniform too."""
+
+    epochs: int = 20
+    """Passes over the pools."""
+
+    steps: int | None = None
+    """Training steps; overrides --epochs."""
+
+    lr: float = 1e-3
+    """Learning rate of AdamW (the peak of it under cosine and one-cycle)."""
+
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+
+    schedule: Schedule = "constant"
+    """constant (the paper's), cosine (decays to zero at the run's last step) or one-cycle (rises
+    over the first 15 % of the steps, then falls linearly to zero)."""
+
+    precision: Precision = "float32"
+    """Arithmetic of training and evaluation; bf16 is autocast."""
+
+    scoring_precision: Precision = "float32"
+    """Arithmetic of the scoring pass; bf16 is autocast."""
+
+    scoring_micro_batch: int | None = None
+    """Score at most this many candidates at once, for pools that do not fit into memory."""
+
+    scoring_batchnorm: BatchNormMode = "batch"
+    """BatchNorm in the scoring pass: statistics of the pool (batch, the paper's setting) or the
+    stored ones (running). Neither moves the stored statistics."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: cuda where there is one."""
+
+    seed: int = 0
+    """Seed of initial weights, order of the data, augmentation and selection (separate streams)."""
+
+    patience: int | None = None
+    """Stop after this many evaluations without a lower loss; None trains to the end."""
+
+    evaluate_every: int | None = None
+    """Steps between evaluations; once an epoch unless given."""
+
+    def __post_init__(self) -> None:
+        method(self.method)
+        for name in ("batch", "epochs", "steps", "pool", "scoring_micro_batch", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} is {value}; it must be at least 1")
+        if self.batch > self.pool_size:
+            raise ConfigError(
+                f"--batch {self.batch} is larger than --pool {self.pool_size}: nothing is left to "
+                "choose from; raise --pool or lower --batch"
+            )
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"--lr is {self.lr}; it must be a positive number, such as 1e-3")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"--weight-decay is {self.weight_decay}; it must not be negative")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"--patience is {self.patience}; it must be at least 1")
+
+    @property
+    def pool_size(self) -> int:
+        """Candidates per step."""
+        return 10 * self.batch if self.pool is None else self.pool
+
+    def chosen(self, pool: int) -> int:
+        """How many to choose from a pool of this size (the last one of an epoch is short)."""
+        return max(1, pool * self.batch // self.pool_size)
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Pools in one pass over the data, the short one included.
+
+        Raises:
+            ConfigError: if a whole pool does not fit into the data.
+        """
+        if self.pool_size > examples:
+            raise ConfigError(
+                f"--pool {self.pool_size} is larger than the {examples} training examples; lower "
+                "--pool, or --batch (the pool is 10 x batch unless given)"
+            )
+        return -(-examples // self.pool_size)
+
+    def total_steps(self, examples: int) -> int:
+        """Steps of the whole run."""
+        per_epoch = self.steps_per_epoch(examples)
+        return self.epochs * per_epoch if self.steps is None else self.steps
+
+    def learning_rate(self, step: int, total: int) -> float:
+        """Learning rate of a step (0-based) of a run of ``total`` steps."""
+        if self.schedule == "constant":
+            return self.lr
+        done = step / total
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+        rise = 0.15
+        return self.lr * min((step + 1) / (rise * total), (1.0 - done) / (1.0 - rise), 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IrreducibleConfig:
+    """Settings of the irreducible-loss model: small and stopped early, hence cheap."""
+
+    model: str = "auto"
+    """Its model; auto: small-cnn for colour images unless the target is an MLP, else mlp-128."""
+
+    epochs: int = 20
+    """At most this many passes over the holdout set."""
+
+    patience: int = 2
+    """Stop after this many epochs without a lower loss on the held-out validation part."""
+
+    batch: int = 128
+    """Examples per step."""
+
+    lr: float = 1e-3
+    """Learning rate of AdamW."""
+
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+
+    precision: Precision = "float32"
+    """Arithmetic of training it; bf16 is autocast. It scores in float32 always."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: cuda where there is one."""
+
+    seed: int = 0
+    """Seed of its initial weights and of the order of its data."""
+
+    def __post_init__(self) -> None:
+        self.training("mlp-128")
+
+    def resolved_model(self, target_model: str, channels: int) -> str:
+        """The model's name, ``auto`` resolved."""
+        if self.model != "auto":
+            return self.model
+        return "small-cnn" if channels == 3 and not target_model.startswith("mlp") else "mlp-128"
+
+    def training(self, model: str) -> TrainConfig:
+        """Its training run: every example of the holdout set, shuffled, no selection."""
+        return TrainConfig(
+            model=model,
+            method="uniform",
+            batch=self.batch,
+            pool=self.batch,
+            epochs=self.epochs,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            precision=self.precision,
+            device=self.device,
+            seed=self.seed,
+            patience=self.patience,
+        )
+
+
+def config_hash(*values: Any) -> str:
+    """SHA-256, as 16 hex digits, of JSON values in canonical form."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_seed(config: TrainConfig, method_name: str, seed: int) -> TrainConfig:
+    """The same run with another method and seed."""
+    return replace(config, method=method_name, seed=seed)

@@ -1,0 +1,48 @@
+"""Floating-point operations of a model, counted by torch on one real step of each kind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from goldiprox.batch import Batch, cross_entropy_losses, default_logits, ids_of, take
+
+__all__ = ["FlopsPerExample", "flops_per_example"]
+
+FlopsPerExample = tuple[float, float]
+"""(forward, forward and backward) of one example."""
+
+
+def flops_per_example(
+    model: nn.Module,
+    batch: Batch,
+    logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
+) -> FlopsPerExample:
+    """Count a forward and a training pass and divide by the number of examples.
+
+    Matrix products, convolutions and attention are counted; element-wise work and the optimizer's
+    update are not. A copy of the model is run, so nothing of the model or the global random state
+    changes.
+
+    Args:
+        model: a classifier.
+        batch: some examples on the model's device; at most 8 of them are used.
+        logits: how to get logits_BC.
+    """
+    few = take(batch, torch.arange(min(8, ids_of(batch).numel())))
+    count = int(ids_of(few).numel())
+    twin = copy.deepcopy(model)
+    # Fused attention on the CPU is invisible to the counter; its mathematical form is not.
+    with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH):
+        twin.eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as forward:
+            logits(twin, few)
+        twin.train()
+        with FlopCounterMode(display=False) as training:
+            cross_entropy_losses(logits(twin, few), few).sum().backward()
+    return forward.get_total_flops() / count, training.get_total_flops() / count

@@ -1,0 +1,78 @@
+"""Models by name: the built-in ones and any factory ``package.module:factory``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from goldiprox.models.vision import VISION_MODELS, Factory, Shape
+from goldiprox.schema import ConfigError
+
+__all__ = ["build_model", "model_factory", "parameter_count"]
+
+
+def model_factory(name: str) -> Factory:
+    """Find a model factory.
+
+    Args:
+        name: a built-in name, or ``package.module:factory`` where ``factory`` takes the shape of
+            one example and the number of classes and returns an ``nn.Module``.
+
+    Raises:
+        ConfigError: if there is no such model, naming the known ones or what failed to import.
+    """
+    if name in VISION_MODELS:
+        return VISION_MODELS[name]
+    if ":" not in name:
+        close = difflib.get_close_matches(name, VISION_MODELS, n=1)
+        hint = f' (did you mean "{close[0]}"?)' if close else ""
+        raise ConfigError(
+            f'unknown model "{name}"{hint}; known: {", ".join(VISION_MODELS)}, '
+            "or a factory of your own as package.module:factory"
+        )
+    module_name, _, attribute = name.partition(":")
+    # A module beside the user, as `python -m` would find it.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise ConfigError(f'cannot import model "{name}": {error}') from error
+    except AttributeError as error:
+        raise ConfigError(f'model "{name}": module {module_name} has no {attribute}') from error
+    if not callable(found):
+        raise ConfigError(f'model "{name}" is not callable; name a function or a class')
+    return found  # type: ignore[no-any-return]
+
+
+def build_model(factory: Factory, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
+    """Make a model with reproducible initial weights; the global random state is left as it was.
+
+    Args:
+        factory: see :func:`model_factory`.
+        input_shape: shape of one example.
+        num_classes: size of the output.
+        seed: seed of the initial weights.
+
+    Raises:
+        ConfigError: if the factory returns something that is not a module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = factory(input_shape, num_classes)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"the model factory returned a {type(model).__name__}; it must return an nn.Module"
+        )
+    return model
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

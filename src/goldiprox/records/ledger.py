@@ -1,0 +1,165 @@
+"""The cost ledger: what each phase of a run cost, and the clock that fills it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+
+import torch
+
+__all__ = ["CHARGED_PHASES", "IRREDUCIBLE_PHASES", "PHASES", "Clock", "Cost", "Ledger"]
+
+IRREDUCIBLE_PHASES = ("irreducible-training", "irreducible-scoring")
+"""Paid once, before the first step, by methods that need irreducible losses."""
+
+RUN_PHASES = ("loading", "scoring", "training")
+"""Paid at every step."""
+
+CHARGED_PHASES = IRREDUCIBLE_PHASES + RUN_PHASES
+"""What a speedup charges. Evaluation and the writing of records are kept out of it."""
+
+PHASES = (*CHARGED_PHASES, "evaluation", "records")
+
+
+@dataclass(kw_only=True)
+class Cost:
+    """What one phase cost.
+
+    Attributes:
+        examples: how many examples it handled.
+        steps: how many times it ran.
+        flops: floating-point operations counted by ``torch.utils.flop_counter`` (matrix products
+            and convolutions; element-wise work and the optimizer's update are not counted).
+        seconds: wall time.
+    """
+
+    examples: int = 0
+    steps: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            examples=self.examples + other.examples,
+            steps=self.steps + other.steps,
+            flops=self.flops + other.flops,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+@dataclass
+class Ledger:
+    """Costs by phase, and the peak memory of the process."""
+
+    phases: dict[str, Cost] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    def add(self, phase: str, cost: Cost) -> None:
+        """Charge a cost to a phase."""
+        self.phases[phase] = self.phases.get(phase, Cost()) + cost
+
+    def total(self, phases: tuple[str, ...] = CHARGED_PHASES) -> Cost:
+        """Sum over some phases."""
+        return sum((self.phases.get(name, Cost()) for name in phases), Cost())
+
+    def merged(self, other: Ledger) -> Ledger:
+        """Both ledgers' costs added up; the higher of the two peaks."""
+        result = Ledger(dict(self.phases), max(self.peak_memory_bytes, other.peak_memory_bytes))
+        for phase, cost in other.phases.items():
+            result.add(phase, cost)
+        return result
+
+    def to_json(self) -> dict[str, object]:
+        """As a JSON value, phases in the order in which they are paid."""
+        order = sorted(self.phases, key=lambda p: PHASES.index(p) if p in PHASES else len(PHASES))
+        return {
+            "phases": {phase: asdict(self.phases[phase]) for phase in order},
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, object]) -> Ledger:
+        """The inverse of :meth:`to_json`."""
+        phases = value.get("phases", {})
+        assert isinstance(phases, Mapping)
+        peak = value.get("peak_memory_bytes", 0)
+        assert isinstance(peak, int)
+        return Ledger({name: Cost(**cost) for name, cost in phases.items()}, peak)
+
+
+class Clock:
+    """Charges wall seconds to phases: ``with clock("scoring", examples=320, flops=...):``.
+
+    On CUDA the work is asynchronous, so events are recorded and read when :meth:`settle` is called;
+    between two calls of it the clock never waits for the device.
+    """
+
+    def __init__(self, device: torch.device, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._cuda = device.type == "cuda"
+        self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __call__(self, phase: str, *, examples: int = 0, flops: float = 0.0) -> _Span:
+        """Open a span; it counts as one step of the phase."""
+        return _Span(self, phase, examples, flops)
+
+    def settle(self) -> None:
+        """Read outstanding device timings and the peak memory into the ledger."""
+        for phase, begin, end in self._pending:
+            end.synchronize()
+            self.ledger.phases[phase].seconds += begin.elapsed_time(end) / 1000.0
+        self._pending.clear()
+        self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, self._peak())
+
+    def _peak(self) -> int:
+        if self._cuda:
+            return int(torch.cuda.max_memory_allocated())
+        kibi = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi
+
+
+class _Span:
+    """One timed span of a :class:`Clock`; hand-written because it opens several times a step."""
+
+    __slots__ = ("_begin", "_clock", "_cost", "_started", "examples", "flops")
+
+    def __init__(self, clock: Clock, phase: str, examples: int, flops: float) -> None:
+        self._clock = clock
+        self._cost = clock.ledger.phases.get(phase)
+        if self._cost is None:
+            self._cost = clock.ledger.phases[phase] = Cost()
+        self.examples = examples
+        self.flops = flops
+        self._started = 0.0
+        self._begin: tuple[str, torch.cuda.Event] | None = None
+        if clock._cuda:
+            self._begin = (phase, torch.cuda.Event(enable_timing=True))
+
+    def __enter__(self) -> _Span:
+        if self._begin is not None:
+            self._begin[1].record()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        cost = self._cost
+        assert cost is not None
+        if self._begin is not None:
+            phase, begin = self._begin
+            end = torch.cuda.Event(enable_timing=True)
+            end.record()
+            self._clock._pending.append((phase, begin, end))
+        else:
+            cost.seconds += time.perf_counter() - self._started
+        cost.steps += 1
+        cost.examples += self.examples
+        cost.flops += self.flops

@@ -1,0 +1,181 @@
+"""Score tables: one Parquet file with an id, some columns of scores, and where they came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from goldiprox.records.files import whole_file
+from goldiprox.schema import TableError, id_list
+
+__all__ = ["IRREDUCIBLE_LOSS", "ScoreTable"]
+
+IRREDUCIBLE_LOSS = "irreducible_loss"
+METADATA_KEY = b"goldiprox"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """Scores of N examples, addressed by id.
+
+    Attributes:
+        ids_N: int64, all different.
+        columns: name to float32 array of shape [N].
+        provenance: data fingerprint, label digest, configuration, weights digest, seeds, costs.
+        path: the file it was read from, for messages.
+    """
+
+    ids_N: npt.NDArray[np.int64]
+    columns: Mapping[str, npt.NDArray[np.float32]]
+    provenance: Mapping[str, Any]
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids_N.ndim != 1 or any(c.shape != self.ids_N.shape for c in self.columns.values()):
+            shapes = {name: column.shape for name, column in self.columns.items()}
+            raise TableError(f"{self._name}: columns {shapes} do not match {self.ids_N.shape} ids")
+        unique, counts = np.unique(self.ids_N, return_counts=True)
+        if unique.size != self.ids_N.size:
+            repeated = unique[counts > 1]
+            raise TableError(
+                f"{self._name} has {repeated.size} ids more than once "
+                f"(first: {id_list(torch.from_numpy(repeated))}); make it again"
+            )
+        if self.ids_N.size and int(unique[0]) < 0:
+            raise TableError(f"{self._name} has the negative id {int(unique[0])}; make it again")
+
+    def __len__(self) -> int:
+        return int(self.ids_N.shape[0])
+
+    @property
+    def _name(self) -> str:
+        return f"score table {self.path}" if self.path else "the score table"
+
+    @cached_property
+    def _row_of_id(self) -> npt.NDArray[np.int64]:
+        """Dense index from id to row, -1 where there is none: O(1) a look-up, no Python loop."""
+        row_of_id = np.full(int(self.ids_N.max(initial=-1)) + 1, -1, dtype=np.int64)
+        row_of_id[self.ids_N] = np.arange(len(self))
+        return row_of_id
+
+    def rows(self, ids: npt.NDArray[np.int64], remedy: str) -> npt.NDArray[np.int64]:
+        """Rows of some ids.
+
+        Args:
+            ids: int64 ids, any shape.
+            remedy: what to do when ids are missing, for the message.
+
+        Raises:
+            TableError: if an id is missing, naming how many and the first.
+        """
+        size = self._row_of_id.shape[0]
+        inside = (ids >= 0) & (ids < size)
+        found = np.where(inside, self._row_of_id[np.where(inside, ids, 0)] if size else -1, -1)
+        if found.size and found.min() < 0:
+            missing = ids[found < 0]
+            raise TableError(
+                f"{self._name} lacks {missing.size} of {ids.size} ids "
+                f"(first: {id_list(torch.from_numpy(missing), 3)}); {remedy}"
+            )
+        return found
+
+    def column_for(self, column: str, ids: Tensor, remedy: str) -> Tensor:
+        """One column's values for some ids, in their order: float32, same shape as ``ids``.
+
+        Raises:
+            TableError: if the column or an id is missing, or a value is not finite.
+        """
+        if column not in self.columns:
+            raise TableError(
+                f"{self._name} has no column {column}; it has: {', '.join(self.columns) or 'none'}"
+            )
+        values = self.columns[column][self.rows(ids.cpu().numpy(), remedy)]
+        if not np.isfinite(values).all():
+            bad = ids.cpu()[torch.from_numpy(~np.isfinite(values))]
+            raise TableError(
+                f"{self._name}: {column} is NaN or infinite for {bad.numel()} ids "
+                f"(first: {id_list(bad)}); {remedy}"
+            )
+        return torch.from_numpy(values)
+
+    def require(self, remedy: str, **expected: str) -> None:
+        """Refuse the table unless its provenance says what is expected.
+
+        Args:
+            remedy: what to do, for the message.
+            **expected: provenance key to value, e.g. ``fingerprint=...``.
+
+        Raises:
+            TableError: naming the first key that differs and both values.
+        """
+        for key, value in expected.items():
+            found = self.provenance.get(key)
+            if found != value:
+                what = _MEANING.get(key, key)
+                raise TableError(
+                    f"{self._name} belongs to other {what}: {_short(found)} there, "
+                    f"{_short(value)} here; {remedy}"
+                )
+
+    def write(self, path: Path) -> None:
+        """Write the table, whole or not at all."""
+        arrays = {"id": pa.array(self.ids_N)}
+        arrays |= {name: pa.array(values) for name, values in self.columns.items()}
+        note = {"format": FORMAT, "provenance": dict(self.provenance)}
+        table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(note)})
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    @staticmethod
+    def read(path: Path) -> ScoreTable:
+        """Read a table.
+
+        Raises:
+            TableError: if the file is absent, damaged or not a score table.
+        """
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError as error:
+            raise TableError(f"score table {path} does not exist") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            first = str(error).splitlines()[0]
+            raise TableError(f"score table {path} is damaged or not Parquet: {first}") from error
+        note = (table.schema.metadata or {}).get(METADATA_KEY)
+        if note is None or "id" not in table.column_names:
+            raise TableError(
+                f"{path} is Parquet but not a score table: it has no id column or no provenance; "
+                "make one with: goldiprox irreducible"
+            )
+        header = json.loads(note)
+        if header.get("format") != FORMAT:
+            raise TableError(
+                f"score table {path} has format {header.get('format')}, this version reads "
+                f"{FORMAT}; make it again"
+            )
+        names = [name for name in table.column_names if name != "id"]
+        return ScoreTable(
+            ids_N=table["id"].to_numpy().astype(np.int64, copy=False),
+            columns={n: table[n].to_numpy().astype(np.float32, copy=False) for n in names},
+            provenance=header["provenance"],
+            path=path,
+        )
+
+
+_MEANING = {"fingerprint": "data", "label_digest": "labels (noise, seed or split differ)"}
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else text[:12] + "..."

@@ -1,0 +1,121 @@
+"""Selectors: ``(evidence, k, generator) -> Selection``.
+
+Every selector gives the same ids for the same pool in any order: ties break by id, and randomness
+is keyed by id rather than by position. That also makes a choice independent of how a pool is split
+over processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from goldiprox.schema import ConfigError, Evidence, NonFinite, Selection, id_list
+from goldiprox.selection.functions import ScoreFunction
+
+__all__ = ["RandomChoice", "Selector", "TopK", "keyed_uniform", "require_finite", "top_k"]
+
+Selector = Callable[[Evidence, int, torch.Generator], Selection]
+
+_INT64_MAX = 2**63 - 1
+
+
+def top_k(scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor:
+    """Positions of the k highest scores; of equal scores at the edge the lowest ids win.
+
+    No full sort and no host synchronisation: one partial sort finds the k-th score, a second one
+    orders what lies above it and fills up with the lowest ids of what equals it.
+
+    Args:
+        scores_B: finite scores.
+        ids_B: int64 ids, 0 <= id < 2**62, all different.
+        k: how many, 0 <= k <= B.
+
+    Returns:
+        positions_k: first those strictly above the k-th score, then the ties, each by id.
+
+    Raises:
+        ConfigError: if k is not in 0..B.
+    """
+    size = scores_B.shape[0]
+    if not 0 <= k <= size:
+        raise ConfigError(f"cannot choose {k} of a pool of {size}: choose 0 to {size}")
+    if k == 0:
+        return torch.empty(0, dtype=torch.int64, device=scores_B.device)
+    edge = scores_B.topk(k, sorted=True).values[-1]
+    # Keys: above the edge -> id - 2**62 (first, by id), on the edge -> id, below -> never.
+    key_B = torch.where(scores_B > edge, ids_B - 2**62, ids_B)
+    key_B = key_B.masked_fill(scores_B < edge, _INT64_MAX)
+    return key_B.topk(k, largest=False, sorted=True).indices
+
+
+def require_finite(values_B: Tensor, ids_B: Tensor, what: str) -> Tensor:
+    """Hand values through, refusing NaN and infinity.
+
+    Raises:
+        NonFinite: naming the first ids; a NaN would otherwise sort to the top and be chosen.
+    """
+    bad_B = ~torch.isfinite(values_B)
+    if bool(bad_B.any()):
+        ids = ids_B[bad_B]
+        raise NonFinite(
+            f"{what} is NaN or infinite for {ids.numel()} of {ids_B.numel()} candidates "
+            f"(ids {id_list(ids)}); lower the learning rate, or look at these examples"
+        )
+    return values_B
+
+
+def keyed_uniform(ids_B: Tensor, generator: torch.Generator) -> Tensor:
+    """A uniform random number for each id, in (0, 1): float64 of shape [B].
+
+    The number depends on the generator's state and on the id alone, not on the id's position: a
+    64-bit key is drawn from the generator and mixed with the id (SplitMix64's finaliser, Steele et
+    al. 2014, twice).
+
+    Args:
+        ids_B: int64 ids.
+        generator: a CPU generator; one draw is taken from it.
+    """
+    key = int(torch.randint(-(2**63), _INT64_MAX, (), generator=generator, dtype=torch.int64))
+    mixed = _splitmix64(_splitmix64(ids_B ^ key) + key)
+    top_52 = _logical_shift_right(mixed, 12)
+    return (top_52.to(torch.float64) + 0.5) * 2.0**-52
+
+
+def _logical_shift_right(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _splitmix64(x: Tensor) -> Tensor:
+    x = x + (0x9E3779B97F4A7C15 - 2**64)
+    x = (x ^ _logical_shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _logical_shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _logical_shift_right(x, 31)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Choose the k candidates with the highest score."""
+
+    score: ScoreFunction
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose; raises :class:`NonFinite` if a score is not finite."""
+        del generator
+        name = getattr(self.score, "__name__", "score").replace("_", " ")
+        scores_B = require_finite(self.score(evidence), evidence.ids_B, name)
+        positions_k = top_k(scores_B, evidence.ids_B, k)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
+
+
+@dataclass(frozen=True)
+class RandomChoice:
+    """Choose k candidates uniformly, without replacement: plain shuffled training."""
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose; needs nothing but the ids."""
+        numbers_B = keyed_uniform(evidence.ids_B, generator)
+        return Selection.of(evidence.ids_B, top_k(numbers_B, evidence.ids_B, k))

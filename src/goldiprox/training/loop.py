@@ -1,0 +1,391 @@
+"""The plain-torch reference loop: train, evaluate, log, checkpoint, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goldiprox.batch import Batch, take
+from goldiprox.config import TrainConfig
+from goldiprox.data.preprocess import ImagePreprocessor
+from goldiprox.data.splits import Examples
+from goldiprox.evidence.flops import flops_per_example
+from goldiprox.models.registry import build_model, model_factory
+from goldiprox.models.vision import Factory
+from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.steplog import StepLog, StepRecord
+from goldiprox.records.tables import ScoreTable
+from goldiprox.schema import NonFinite, Selection
+from goldiprox.seeds import derive_seed, stream
+from goldiprox.training.evaluate import evaluate
+from goldiprox.training.feed import Feeder
+from goldiprox.training.optimization import make_optimizer, resolve_device, training_step
+from goldiprox.training.step import Chooser
+
+__all__ = ["CheckpointEvery", "Evaluation", "Report", "Task", "Trained", "train"]
+
+Report = Callable[[int, int, str], None]
+"""Called now and then with (steps done, steps in all, what to say)."""
+
+SETTLE_EVERY = 64
+"""Steps between transfers of the log from the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run trains on and is evaluated on."""
+
+    train: Examples
+    evaluation: Examples
+    preprocess: ImagePreprocessor
+    num_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A point on the curve.
+
+    Attributes:
+        step: training steps done.
+        epoch: passes over the pools done, fractional.
+        examples: examples trained on so far.
+        accuracy: share of the evaluation set classified correctly.
+        loss: mean cross-entropy on it, nats.
+        seconds: wall seconds of loading, scoring and training so far (no evaluation).
+        flops: floating-point operations of the same.
+    """
+
+    step: int
+    epoch: float
+    examples: int
+    accuracy: float
+    loss: float
+    seconds: float
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointEvery:
+    """When to write a checkpoint: after so many seconds, or so many steps where given."""
+
+    seconds: float = 30.0
+    steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        model: with its final weights, or the best ones where they were asked for.
+        evaluations: in order.
+        ledger: costs by phase.
+        steps: training steps done.
+    """
+
+    model: nn.Module
+    evaluations: list[Evaluation]
+    ledger: Ledger
+    steps: int
+
+
+def train(
+    config: TrainConfig,
+    task: Task,
+    *,
+    folder: RunFolder | None = None,
+    manifest: dict[str, Any] | None = None,
+    irreducible: ScoreTable | None = None,
+    factory: Factory | None = None,
+    keep_best: bool = False,
+    checkpoint: CheckpointEvery | None = None,
+    report: Report | None = None,
+) -> Trained:
+    """Train a model with Algorithm 1 of Mindermann et al. 2022 (or plainly, with ``uniform``).
+
+    Args:
+        config: settings.
+        task: the data.
+        folder: where to keep records; an unfinished run there goes on. None keeps nothing.
+        manifest: goes into the folder; must hold ``config`` and ``config_hash``.
+        irreducible: table for methods that need one.
+        factory: the model's factory, if not looked up by ``config.model``.
+        keep_best: end with the weights that had the lowest evaluation loss.
+        checkpoint: how often to save an unfinished run.
+        report: told of progress.
+
+    Returns:
+        The trained model and what it cost.
+
+    Raises:
+        ConfigError: if settings do not fit the data.
+        NonFinite: if a loss or score becomes NaN or infinite; the last checkpoint is kept.
+        CheckpointError: if the folder holds another run or a damaged checkpoint.
+    """
+    loop = _Loop(config, task, folder, irreducible, factory, keep_best)
+    if folder is not None:
+        assert manifest is not None
+        folder.open({**manifest, "model": loop.describe()})
+    return loop.run(checkpoint or CheckpointEvery(), report or (lambda *_: None))
+
+
+class _Loop:
+    """State of a run between its steps."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        folder: RunFolder | None,
+        irreducible: ScoreTable | None,
+        factory: Factory | None,
+        keep_best: bool,
+    ) -> None:
+        self.config = config
+        self.task = task
+        self.folder = folder
+        self.keep_best = keep_best
+        self.per_epoch = config.steps_per_epoch(len(task.train))
+        self.total = config.total_steps(len(task.train))
+        self.device = resolve_device(config.device)
+        self.model = build_model(
+            factory or model_factory(config.model),
+            task.train.store.example_shape,
+            task.num_classes,
+            derive_seed(config.seed, "weights"),
+        )
+        self.feeder = Feeder.of(self.model, task.preprocess, self.device)
+        self.model = self.feeder.place(self.model).train()
+        self.optimizer = make_optimizer(self.model, config)
+        self.chooser = Chooser(
+            self.model,
+            config.method,
+            irreducible=irreducible,
+            seed=config.seed,
+            precision=config.scoring_precision,
+            micro_batch=config.scoring_micro_batch,
+            batchnorm=config.scoring_batchnorm,
+        )
+        self.ledger = Ledger()
+        self.clock = Clock(self.device, self.ledger)
+        self.log = StepLog(folder.path if folder else None, self._count_corrupted)
+        self.evaluations: list[Evaluation] = []
+        self.best: dict[str, Tensor] | None = None
+        self.step = 0
+        self.examples = 0
+        self._epoch = -1
+        self._order_N = torch.empty(0, dtype=torch.int64)
+        self._flops = (0.0, 0.0)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return {"name": self.config.model, "parameters": trainable, "device": str(self.device)}
+
+    def run(self, checkpoint: CheckpointEvery, report: Report) -> Trained:
+        """Run to the end, from the last checkpoint if there is one."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derive_seed(self.config.seed, "dropout"))
+            few = self.feeder(self.task.train, torch.arange(min(8, len(self.task.train))))
+            self._flops = flops_per_example(self.model, few)
+            self._restore()
+            self._steps(checkpoint, report)
+        return self._finish()
+
+    def _steps(self, checkpoint: CheckpointEvery, report: Report) -> None:
+        saved_at = time.monotonic()
+        while self.step < self.total and not self._out_of_patience():
+            self._one_step()
+            if len(self.log) >= SETTLE_EVERY:
+                self.log.settle()
+                report(self.step, self.total, self._status())
+            if self._evaluation_is_due():
+                self.log.settle()  # before a checkpoint can keep weights that are no longer finite
+                self._evaluate()
+                report(self.step, self.total, self._status())
+            due = (
+                self.step % checkpoint.steps == 0
+                if checkpoint.steps
+                else time.monotonic() - saved_at > checkpoint.seconds
+            )
+            if due and self.folder is not None and self.step < self.total:
+                self._save()
+                saved_at = time.monotonic()
+
+    def _one_step(self) -> None:
+        config, clock = self.config, self.clock
+        epoch, pool = divmod(self.step, self.per_epoch)
+        size = config.pool_size
+        positions_B = self._epoch_order(epoch)[pool * size : (pool + 1) * size]
+        k = config.chosen(positions_B.numel())
+        # Drawn for the whole pool even where only the chosen part is loaded, so that every method
+        # sees the same augmented image of the same candidate.
+        augmentation = self.task.preprocess.draw(
+            positions_B.numel(), stream(config.seed, "augmentation", self.step)
+        )
+        lr = config.learning_rate(self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        forward, training = self._flops
+        if self.chooser.method.needs_forward:
+            with clock("loading", examples=positions_B.numel()):
+                pool_batch = self.feeder(self.task.train, positions_B, augmentation)
+            with clock(
+                "scoring", examples=positions_B.numel(), flops=forward * positions_B.numel()
+            ):
+                selection = self._select(pool_batch, k)
+                batch = take(pool_batch, selection.positions_k)
+        else:
+            with clock("scoring", examples=0):
+                ids_B = self.task.train.ids_N[positions_B]
+                selection = self._select((ids_B,), k)
+            with clock("loading", examples=k):
+                chosen = selection.positions_k
+                part = None if augmentation is None else augmentation[chosen]
+                batch = self.feeder(self.task.train, positions_B[chosen], part)
+        with clock("training", examples=k, flops=training * k):
+            loss_k, correct_k = training_step(
+                self.model, self.optimizer, batch, selection.weights_k.to(self.device), config
+            )
+        self.log.add(
+            StepRecord(
+                step=self.step,
+                epoch=epoch,
+                lr=lr,
+                selection=selection,
+                pool_size=positions_B.numel(),
+                loss_k=loss_k,
+                correct_k=correct_k,
+            )
+        )
+        self.step += 1
+        self.examples += k
+
+    def _select(self, pool: Batch, k: int) -> Selection:
+        try:
+            return self.chooser.select(pool, k)
+        except NonFinite as error:
+            raise NonFinite(f"step {self.step}: {error}") from error
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            generator = stream(self.config.seed, "order", epoch)
+            self._order_N = torch.randperm(len(self.task.train), generator=generator)
+            self._epoch = epoch
+        return self._order_N
+
+    def _evaluation_is_due(self) -> bool:
+        every = self.config.evaluate_every or self.per_epoch
+        return self.step % every == 0 or self.step == self.total
+
+    def _evaluate(self) -> None:
+        forward, _ = self._flops
+        count = len(self.task.evaluation)
+        with self.clock("evaluation", examples=count, flops=forward * count):
+            found = evaluate(
+                self.model, self.task.evaluation, self.feeder, self.config.precision
+            )
+        self.clock.settle()
+        paid = self.ledger.total(RUN_PHASES)
+        loss = found.mean_loss
+        if self.keep_best and loss < min((e.loss for e in self.evaluations), default=float("inf")):
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.evaluations.append(
+            Evaluation(
+                step=self.step,
+                epoch=self.step / self.per_epoch,
+                examples=self.examples,
+                accuracy=found.accuracy,
+                loss=loss,
+                seconds=paid.seconds,
+                flops=paid.flops,
+            )
+        )
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.patience
+        if patience is None or len(self.evaluations) <= patience:
+            return False
+        losses = [e.loss for e in self.evaluations]
+        return losses.index(min(losses)) < len(losses) - patience
+
+    def _status(self) -> str:
+        last = f", accuracy {self.evaluations[-1].accuracy:.1%}" if self.evaluations else ""
+        return f"step {self.step}/{self.total}{last}"
+
+    def _count_corrupted(self, ids_k: Tensor) -> int:
+        examples = self.task.train
+        return int(examples.corrupted_N[examples.positions_of(ids_k)].sum())
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        with self.clock("records"):
+            self.log.write_part()
+            self.clock.settle()
+            state = {
+                "step": self.step,
+                "examples": self.examples,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "chooser": self.chooser.state_dict(),
+                "evaluations": [asdict(e) for e in self.evaluations],
+                "ledger": self.ledger.to_json(),
+                "best": self.best,
+                "cpu_rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            }
+            self.folder.save_checkpoint(self.step, state)
+
+    def _restore(self) -> None:
+        if self.folder is None:
+            return
+        state = self.folder.load_checkpoint()
+        self.log.cut(state["step"] if state else 0)
+        if state is None:
+            return
+        self.step = state["step"]
+        self.examples = state["examples"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.chooser.load_state_dict(state["chooser"])
+        self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
+        self.ledger = Ledger.from_json(state["ledger"])
+        self.clock = Clock(self.device, self.ledger)
+        self.best = state["best"]
+        torch.set_rng_state(state["cpu_rng"])
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def _finish(self) -> Trained:
+        self.log.settle()
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.clock.settle()
+        if self.folder is not None:
+            self.log.merge()
+            self.folder.finish(
+                evaluations=[asdict(e) for e in self.evaluations],
+                ledger=self.ledger.to_json(),
+                weights=self.model.state_dict(),
+                result={
+                    "steps": self.step,
+                    "examples": self.examples,
+                    "final_accuracy": self.evaluations[-1].accuracy,
+                    "best_accuracy": max(e.accuracy for e in self.evaluations),
+                    "final_loss": self.evaluations[-1].loss,
+                },
+            )
+        return Trained(
+            model=self.model,
+            evaluations=self.evaluations,
+            ledger=self.ledger,
+            steps=self.step,
+        )
+

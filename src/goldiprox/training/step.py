@@ -1,0 +1,189 @@
+"""One step of online batch selection: pool, evidence, score, selection.
+
+:class:`Chooser` is what the reference loop and every adapter stand on, and what one uses in a loop
+of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goldiprox.batch import Batch, default_logits, ids_of, take
+from goldiprox.evidence.forward import BatchNormMode, Precision, ScoringPass
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
+from goldiprox.seeds import stream
+from goldiprox.selection.methods import Method, method
+
+__all__ = ["Chooser", "Chosen"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The part of a pool to train on.
+
+    Attributes:
+        batch: the chosen examples in the batch's own structure (tuple, list or dict), ids included.
+        weights: float32 weights_k for the mean of the per-example losses.
+        selection: positions, ids, weights and scores.
+    """
+
+    batch: Batch
+    weights: Tensor
+    selection: Selection
+
+
+class Chooser:
+    """Chooses, from each pool, the examples to train on.
+
+    Example::
+
+        choose = goldiprox.Chooser(model, "rho-loss", share=0.1, irreducible="il.parquet")
+        for pool in loader:                       # (ids, images, labels), 320 at a time
+            chosen = choose(pool)                 # 32 of them
+            _, images, labels = chosen.batch
+            losses = F.cross_entropy(model(images), labels, reduction="none")
+            (losses * chosen.weights).mean().backward()
+
+    Args:
+        model: the model being trained; scored as it is at each call.
+        method: a name from METHODS or a :class:`~goldiprox.selection.methods.Method`.
+        share: share of each pool to choose; at least one example is chosen.
+        irreducible: irreducible-loss table or its path, for methods that need one.
+        seed: seed of random choices; call number n draws from its own stream.
+        precision: ``bf16`` scores under autocast.
+        micro_batch: score at most this many examples at once.
+        batchnorm: ``batch`` or ``running`` statistics in the scoring pass.
+        logits: how to get logits_BC from ``(model, batch)``, where the default does not fit.
+        per_example_loss: how to get loss_B from ``(model, batch)``, for any loss that is not
+            cross-entropy on logits.
+
+    Raises:
+        ConfigError: for an unknown method, a share outside (0, 1], or a table that is missing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | Method = "rho-loss",
+        *,
+        share: float = 0.1,
+        irreducible: ScoreTable | str | Path | None = None,
+        seed: int = 0,
+        precision: Precision = "float32",
+        micro_batch: int | None = None,
+        batchnorm: BatchNormMode = "batch",
+        logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
+        per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ConfigError(f"share is {share}; it must be in (0, 1], such as 0.1")
+        self.method = method if isinstance(method, Method) else _method(method)
+        self.share = share
+        self.step = 0
+        self._seed = seed
+        self._scoring = ScoringPass(
+            model,
+            precision=precision,
+            micro_batch=micro_batch,
+            batchnorm=batchnorm,
+            logits=logits,
+            per_example_loss=per_example_loss,
+        )
+        self._irreducible = self._dense(irreducible) if self.method.needs_irreducible else None
+
+    def __call__(self, batch: Batch) -> Chosen:
+        """Choose from a pool.
+
+        Args:
+            batch: a tuple ``(ids, inputs, targets, ...)`` or a dict with ``id`` and labels.
+
+        Raises:
+            NonFinite: if a score is NaN or infinite; the message names the ids.
+            TableError: if the irreducible-loss table lacks an id.
+        """
+        selection = self.select(batch)
+        return Chosen(
+            batch=take(batch, selection.positions_k),
+            weights=selection.weights_k,
+            selection=selection,
+        )
+
+    def select(self, batch: Batch, k: int | None = None) -> Selection:
+        """Choose positions only; a method that needs no scoring pass accepts ``(ids,)``.
+
+        Args:
+            batch: the pool.
+            k: how many; ``share`` of the pool unless given.
+        """
+        ids_B = ids_of(batch)
+        if k is None:
+            # The tolerance keeps 0.1 x 320 at 32 where 0.1 is a little below a tenth.
+            k = max(1, int(ids_B.numel() * self.share + 1e-6)) if ids_B.numel() else 0
+        known = {}
+        if self._irreducible is not None:
+            known["irreducible_B"] = self._lookup(ids_B)
+        evidence = self._scoring(batch, self.method.needs, **known)
+        try:
+            selection = self.method.selector(evidence, k, stream(self._seed, "selection", self.step))
+        except NonFinite:
+            self._blame_table(evidence.irreducible_B, ids_B)
+            raise
+        self.step += 1
+        return selection
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint must keep for random choices to go on as they would have."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a checkpoint."""
+        self.step = state["step"]
+
+    def _dense(self, irreducible: ScoreTable | str | Path | None) -> Tensor:
+        """Irreducible losses addressed by id, NaN where there is none; the last entry is NaN."""
+        if irreducible is None:
+            raise ConfigError(
+                f'method "{self.method.name}" needs an irreducible-loss table; make one with: '
+                "goldiprox irreducible DATASET --out il.parquet"
+            )
+        table = irreducible if isinstance(irreducible, ScoreTable) else ScoreTable.read(
+            Path(irreducible)
+        )
+        if IRREDUCIBLE_LOSS not in table.columns:
+            raise TableError(
+                f"the table has no column {IRREDUCIBLE_LOSS}; it has: {', '.join(table.columns)}"
+            )
+        dense = np.full(int(table.ids_N.max(initial=-1)) + 2, np.nan, dtype=np.float32)
+        dense[table.ids_N] = table.columns[IRREDUCIBLE_LOSS]
+        return torch.from_numpy(dense)
+
+    def _lookup(self, ids_B: Tensor) -> Tensor:
+        assert self._irreducible is not None
+        if self._irreducible.device != ids_B.device:
+            self._irreducible = self._irreducible.to(ids_B.device)  # once, not every step
+        last = self._irreducible.shape[0] - 1
+        inside = (ids_B >= 0) & (ids_B < last)
+        return self._irreducible.index_select(0, torch.where(inside, ids_B, last))
+
+    def _blame_table(self, irreducible_B: Tensor | None, ids_B: Tensor) -> None:
+        """If it was the table that made a score non-finite, say so."""
+        if irreducible_B is None:
+            return
+        absent = ids_B[irreducible_B.isnan()]
+        if absent.numel():
+            raise TableError(
+                f"the irreducible-loss table lacks {absent.numel()} of {ids_B.numel()} ids of this "
+                f"pool (first: {id_list(absent, 3)}); make one for this data with: "
+                "goldiprox irreducible"
+            ) from None
+
+
+def _method(name: str) -> Method:
+    return method(name)
