@@ -8,31 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from goldiprox.evidence.forward import BatchNormMode, Precision
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import method
 
-__all__ = ["IrreducibleConfig", "Schedule", "TrainConfig", "config_hash"]
+__all__ = [
+    "CompareConfig",
+    "IrreducibleConfig",
+    "LearnerConfig",
+    "Protocol",
+    "Schedule",
+    "TrainConfig",
+    "config_hash",
+]
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Settings of one training run."""
+class LearnerConfig:
+    """Settings that a single run and a comparison of many share."""
 
     model: str = "mlp"
     """Model: mlp, mlp-128, mlp-512, small-cnn, resnet18, resnet18-32, resnet18-16, or
     package.module:factory called with the shape of one example and the number of classes."""
-
-    method: str = "rho-loss"
-    """How examples are chosen from each pool."""
-
-    batch: int = 32
-    """Examples trained on per step."""
 
     pool: int | None = None
     """Candidates per step that the batch is chosen from; 10 x batch unless given, the paper's
@@ -71,6 +73,25 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: cuda where there is one."""
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps", "pool", "scoring_micro_batch"):
+            _at_least_one(name, getattr(self, name))
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"--lr is {self.lr}; it must be a positive number, such as 1e-3")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"--weight-decay is {self.weight_decay}; it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LearnerConfig):
+    """Settings of one training run."""
+
+    method: str = "rho-loss"
+    """How examples are chosen from each pool; goldiprox methods lists them."""
+
+    batch: int = 32
+    """Examples trained on per step."""
+
     seed: int = 0
     """Seed of initial weights, order of the data, augmentation and selection (separate streams)."""
 
@@ -81,23 +102,15 @@ class TrainConfig:
     """Steps between evaluations; once an epoch unless given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         method(self.method)
-        for name in ("batch", "epochs", "steps", "pool", "scoring_micro_batch", "evaluate_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} is {value}; it must be at least 1")
+        for name in ("batch", "evaluate_every", "patience"):
+            _at_least_one(name, getattr(self, name))
         if self.batch > self.pool_size:
             raise ConfigError(
                 f"--batch {self.batch} is larger than --pool {self.pool_size}: nothing is left to "
                 "choose from; raise --pool or lower --batch"
             )
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ConfigError(f"--lr is {self.lr}; it must be a positive number, such as 1e-3")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ConfigError(f"--weight-decay is {self.weight_decay}; it must not be negative")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"--patience is {self.patience}; it must be at least 1")
 
     @property
     def pool_size(self) -> int:
@@ -200,6 +213,64 @@ def config_hash(*values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def with_seed(config: TrainConfig, method_name: str, seed: int) -> TrainConfig:
-    """The same run with another method and seed."""
-    return replace(config, method=method_name, seed=seed)
+Protocol = Literal["paper", "budget"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(LearnerConfig):
+    """Settings of a comparison."""
+
+    methods: tuple[str, ...] = ("uniform", "uniform-full", "loss", "irreducible", "rho-loss")
+    """Methods to compare, separated by commas. uniform-full is uniform on everything: training
+    and holdout data."""
+
+    seeds: int = 3
+    """Runs per method. Seed n has the same initial weights and the same pools for every method."""
+
+    batch: tuple[int, ...] = (32,)
+    """Examples trained on per step. Under --protocol budget a list, separated by commas: each
+    method is run with every one of them and judged by its best."""
+
+    protocol: Protocol = "paper"
+    """paper: equal epochs at a constant learning rate, the comparison that papers make. budget:
+    every method gets the same seconds, its irreducible-loss model and its scoring included, and a
+    learning rate that rises and then falls to zero at the end; final accuracies are compared."""
+
+    seconds: float | None = None
+    """The budget of --protocol budget, in reference seconds: steps times their cost, calibrated on
+    this machine just before."""
+
+    target: float | None = None
+    """Accuracy to be reached, 0 to 1; unless given, the best mean accuracy of uniform."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one("seeds", self.seeds)
+        for flag, values in (("--methods", self.methods), ("--batch", self.batch)):
+            if not values:
+                raise ConfigError(f"{flag} is empty; name at least one")
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{flag} names something twice: {','.join(map(str, values))}")
+        if self.protocol == "budget":
+            if self.seconds is None:
+                raise ConfigError("--protocol budget needs --seconds, the budget of each run")
+            if not (math.isfinite(self.seconds) and self.seconds > 0):
+                raise ConfigError(f"--seconds is {self.seconds}; it must be a positive number")
+        elif self.seconds is not None:
+            raise ConfigError("--seconds goes with --protocol budget only")
+        elif len(self.batch) > 1:
+            raise ConfigError(
+                "--batch takes a list under --protocol budget only; under paper give one number"
+            )
+        if self.target is not None and not 0 < self.target <= 1:
+            raise ConfigError(f"--target is {self.target}; it is an accuracy between 0 and 1")
+
+    def run(self, method_name: str, batch: int, seed: int) -> TrainConfig:
+        """Settings of one run of the comparison."""
+        shared = {field.name: getattr(self, field.name) for field in fields(LearnerConfig)}
+        return TrainConfig(**shared, method=method_name, batch=batch, seed=seed)
+
+
+def _at_least_one(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")

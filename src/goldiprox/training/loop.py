@@ -28,7 +28,7 @@ from goldiprox.training.feed import Feeder
 from goldiprox.training.optimization import make_optimizer, resolve_device, training_step
 from goldiprox.training.step import Chooser
 
-__all__ = ["CheckpointEvery", "Evaluation", "Report", "Task", "Trained", "train"]
+__all__ = ["CheckpointEvery", "Evaluation", "Loop", "Report", "Task", "Trained", "train"]
 
 Report = Callable[[int, int, str], None]
 """Called now and then with (steps done, steps in all, what to say)."""
@@ -128,24 +128,27 @@ def train(
         NonFinite: if a loss or score becomes NaN or infinite; the last checkpoint is kept.
         CheckpointError: if the folder holds another run or a damaged checkpoint.
     """
-    loop = _Loop(config, task, folder, irreducible, factory, keep_best)
+    loop = Loop(config, task, folder, irreducible, factory, keep_best)
     if folder is not None:
         assert manifest is not None
         folder.open({**manifest, "model": loop.describe()})
     return loop.run(checkpoint or CheckpointEvery(), report or (lambda *_: None))
 
 
-class _Loop:
-    """State of a run between its steps."""
+class Loop:
+    """State of a run between its steps; :func:`train` is the way to use it.
+
+    Calibration takes single steps of it with :meth:`one_step`.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
         task: Task,
-        folder: RunFolder | None,
-        irreducible: ScoreTable | None,
-        factory: Factory | None,
-        keep_best: bool,
+        folder: RunFolder | None = None,
+        irreducible: ScoreTable | None = None,
+        factory: Factory | None = None,
+        keep_best: bool = False,
     ) -> None:
         self.config = config
         self.task = task
@@ -179,9 +182,11 @@ class _Loop:
         self.best: dict[str, Tensor] | None = None
         self.step = 0
         self.examples = 0
+        self._corrupted_N = task.train.corrupted_N
         self._epoch = -1
         self._order_N = torch.empty(0, dtype=torch.int64)
-        self._flops = (0.0, 0.0)
+        few = self.feeder(task.train, torch.arange(min(8, len(task.train))))
+        self._flops = flops_per_example(self.model, few)
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
@@ -193,8 +198,6 @@ class _Loop:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(derive_seed(self.config.seed, "dropout"))
-            few = self.feeder(self.task.train, torch.arange(min(8, len(self.task.train))))
-            self._flops = flops_per_example(self.model, few)
             self._restore()
             self._steps(checkpoint, report)
         return self._finish()
@@ -202,7 +205,7 @@ class _Loop:
     def _steps(self, checkpoint: CheckpointEvery, report: Report) -> None:
         saved_at = time.monotonic()
         while self.step < self.total and not self._out_of_patience():
-            self._one_step()
+            self.one_step()
             if len(self.log) >= SETTLE_EVERY:
                 self.log.settle()
                 report(self.step, self.total, self._status())
@@ -219,7 +222,8 @@ class _Loop:
                 self._save()
                 saved_at = time.monotonic()
 
-    def _one_step(self) -> None:
+    def one_step(self) -> None:
+        """Draw a pool, choose from it, train on what was chosen."""
         config, clock = self.config, self.clock
         epoch, pool = divmod(self.step, self.per_epoch)
         size = config.pool_size
@@ -321,8 +325,7 @@ class _Loop:
         return f"step {self.step}/{self.total}{last}"
 
     def _count_corrupted(self, ids_k: Tensor) -> int:
-        examples = self.task.train
-        return int(examples.corrupted_N[examples.positions_of(ids_k)].sum())
+        return int(self._corrupted_N[self.task.train.positions_of(ids_k)].sum())
 
     def _save(self) -> None:
         assert self.folder is not None

@@ -1,0 +1,384 @@
+"""From run folders to a comparison: who reached the target, when, at what cost, and did it pay.
+
+Reads records alone; nothing here knows a model or a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from goldiprox.analysis.verdict import verdicts
+from goldiprox.records.ledger import Ledger
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.steplog import read_steps
+from goldiprox.schema import ConfigError
+
+__all__ = ["Curves", "RunRecord", "read_run", "summarise"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """One run along its evaluations; every array has one entry an evaluation.
+
+    Attributes:
+        step: training steps done.
+        epoch: passes over the pools done.
+        accuracy: on the test set.
+        loss: on the test set, nats.
+        seconds: wall seconds of loading, scoring and training (reference seconds under the budget
+            protocol), without the irreducible-loss model.
+        flops: floating-point operations of the same.
+        corrupted: share of wrong labels among what was chosen since the evaluation before.
+        already_correct: share of what was chosen since then that was classified correctly before
+            the step that trained on it.
+    """
+
+    step: Floats
+    epoch: Floats
+    accuracy: Floats
+    loss: Floats
+    seconds: Floats
+    flops: Floats
+    corrupted: Floats
+    already_correct: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A finished run, read back from its folder."""
+
+    arm: str
+    seed: int
+    batch: int
+    pool: int
+    manifest: dict[str, Any]
+    curves: Curves
+    ledger: Ledger
+    irreducible: Ledger
+    irreducible_seconds: float
+    chosen: int
+    corrupted: int
+    already_correct: int
+
+    @cached_property
+    def paid_before(self) -> dict[str, float]:
+        """What the irreducible-loss model cost before the first step."""
+        return {
+            "steps": 0.0,
+            "seconds": self.irreducible_seconds,
+            "flops": self.irreducible.total().flops,
+        }
+
+
+def read_run(folder: RunFolder) -> RunRecord:
+    """Read a finished run.
+
+    Raises:
+        CheckpointError: if a record is absent or damaged.
+    """
+    manifest = folder.manifest()
+    evaluations = folder.evaluations()
+    steps = read_steps(folder.path)
+    train = manifest["config"]["train"]
+    irreducible = Ledger.from_json((manifest.get("irreducible") or {}).get("ledger", {}))
+    seconds = np.array([e["seconds"] for e in evaluations])
+    irreducible_seconds = irreducible.total().seconds
+    reference = manifest.get("reference")
+    if reference is not None:
+        seconds = np.array([e["step"] * reference["step_seconds"] for e in evaluations])
+        irreducible_seconds = reference["irreducible_seconds"]
+    ends = np.array([e["step"] for e in evaluations])
+    chosen = steps["ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+    corrupted = steps["corrupted"].to_numpy()
+    correct = steps["already_correct"].to_numpy()
+    return RunRecord(
+        arm=manifest.get("arm", train["method"]),
+        seed=train["seed"],
+        batch=train["batch"],
+        pool=train["pool"] or 10 * train["batch"],
+        manifest=manifest,
+        curves=Curves(
+            step=ends.astype(np.float64),
+            epoch=np.array([e["epoch"] for e in evaluations]),
+            accuracy=np.array([e["accuracy"] for e in evaluations]),
+            loss=np.array([e["loss"] for e in evaluations]),
+            seconds=seconds,
+            flops=np.array([e["flops"] for e in evaluations]),
+            corrupted=_share_between(corrupted, chosen, ends),
+            already_correct=_share_between(correct, chosen, ends),
+        ),
+        ledger=Ledger.from_json(folder.ledger()),
+        irreducible=irreducible,
+        irreducible_seconds=irreducible_seconds,
+        chosen=int(chosen.sum()),
+        corrupted=int(corrupted.sum()),
+        already_correct=int(correct.sum()),
+    )
+
+
+def summarise(
+    folders: Sequence[RunFolder], settings: dict[str, Any], *, target: float | None = None
+) -> dict[str, Any]:
+    """Compare finished runs.
+
+    Args:
+        folders: runs of any methods and seeds on the same data.
+        settings: recorded as they are.
+        target: accuracy to be reached; unless given, the best of uniform's mean curve.
+
+    Returns:
+        What ``comparison.json`` holds; see ``docs/formats.md``.
+
+    Raises:
+        ConfigError: if the runs are of different data, or there are none.
+    """
+    runs = [read_run(folder) for folder in folders]
+    if not runs:
+        raise ConfigError("no finished runs to compare")
+    fingerprints = {run.manifest["data"]["fingerprint"] for run in runs}
+    if len(fingerprints) > 1:
+        raise ConfigError(
+            f"these runs are of {len(fingerprints)} different data sets; compare like with like"
+        )
+    groups = _best_batches(runs)
+    uniform = groups.get("uniform")
+    if target is None and uniform is not None:
+        target = float(_mean_curve(uniform, "accuracy").max())
+    first = runs[0].manifest
+    weakest = min(float(_mean_curve(group, "accuracy")[-1]) for group in groups.values())
+    methods = [_describe(name, group, runs, target, weakest) for name, group in groups.items()]
+    reference = next((m for m in methods if m["method"] == "uniform"), None)
+    for entry in methods:
+        entry["speedup_over_uniform"] = _speedup(entry, reference)
+    comparison: dict[str, Any] = {
+        "dataset": first["data"]["dataset"],
+        "protocol": first.get("protocol", "paper"),
+        "target_accuracy": target,
+        "settings": settings,
+        "data": first["data"],
+        "model": first["model"],
+        "versions": first["versions"],
+        "share_corrupted_in_data": _noise_in_data(first["data"]),
+        "weakest_final_accuracy": weakest,
+        "irreducible": _describe_irreducible(runs),
+        "methods": methods,
+    }
+    comparison["verdicts"] = verdicts(comparison)
+    return comparison
+
+
+def _best_batches(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by arm in order of appearance; of several batch sizes the one that ended best."""
+    groups: dict[str, list[RunRecord]] = {}
+    for name in dict.fromkeys(run.arm for run in runs):
+        by_batch: dict[int, list[RunRecord]] = {}
+        for run in runs:
+            if run.arm == name:
+                by_batch.setdefault(run.batch, []).append(run)
+        groups[name] = max(by_batch.values(), key=_final_accuracy)
+    return groups
+
+
+def _final_accuracy(group: list[RunRecord]) -> float:
+    return float(np.mean([run.curves.accuracy[-1] for run in group]))
+
+
+def _describe(
+    name: str, group: list[RunRecord], runs: list[RunRecord], target: float | None, weakest: float
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "method": name,
+        "seeds": len(group),
+        "batch": group[0].batch,
+        "pool": group[0].pool,
+        "steps": int(group[0].curves.step[-1]),
+        "final_accuracy": _spread([run.curves.accuracy[-1] for run in group]),
+        "best_accuracy": _spread([run.curves.accuracy.max() for run in group]),
+        "epochs_to_target": _to_target(group, target, "epoch"),
+        "steps_to_target": _to_target(group, target, "step"),
+        "seconds_to_target": _charged_and_amortised(group, target, "seconds"),
+        "flops_to_target": _charged_and_amortised(group, target, "flops"),
+        "selected_share": _selected_share(group, weakest),
+        "ledger": _mean_ledger(group).to_json(),
+        "curve": _curve(group),
+    }
+    batches = sorted({run.batch for run in runs if run.arm == name})
+    if len(batches) > 1:
+        entry["final_accuracy_by_batch"] = {
+            str(b): _spread(
+                [run.curves.accuracy[-1] for run in runs if run.arm == name and run.batch == b]
+            )
+            for b in batches
+        }
+    return entry
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (null for one seed) and the values, seed by seed."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": deviation, "values": [float(v) for v in values]}
+
+
+def _mean_curve(group: list[RunRecord], field: str) -> Floats:
+    """Mean over seeds, evaluation by evaluation (runs of an arm are evaluated at equal steps)."""
+    length = min(len(run.curves.step) for run in group)
+    rows = [getattr(run.curves, field)[:length] for run in group]
+    mean: Floats = np.mean(rows, axis=0)
+    return mean
+
+
+def _first_at(accuracy: Floats, target: float | None) -> int | None:
+    """Index of the first evaluation that reaches the target."""
+    if target is None:
+        return None
+    reached = np.flatnonzero(accuracy >= target)
+    return int(reached[0]) if reached.size else None
+
+
+def _to_target(
+    group: list[RunRecord],
+    target: float | None,
+    field: str,
+    before: Callable[[RunRecord], float] = lambda _: 0.0,
+) -> dict[str, Any]:
+    """Cost at the first evaluation that reaches the target.
+
+    ``mean`` and ``std`` are over the seeds that reached it, ``values`` holds null for those that
+    did not; ``mean_curve`` is where the seeds' mean accuracy reaches it, which every speedup is
+    computed from.
+    """
+    values: list[float | None] = []
+    for run in group:
+        index = _first_at(run.curves.accuracy, target)
+        cost = None if index is None else float(getattr(run.curves, field)[index]) + before(run)
+        values.append(cost)
+    reached = [v for v in values if v is not None]
+    index = _first_at(_mean_curve(group, "accuracy"), target)
+    mean_curve = None
+    if index is not None:
+        mean_before = float(np.mean([before(run) for run in group]))
+        mean_curve = float(_mean_curve(group, field)[index]) + mean_before
+    return {
+        "mean": float(np.mean(reached)) if reached else None,
+        "std": float(np.std(reached, ddof=1)) if len(reached) > 1 else None,
+        "reached": len(reached),
+        "values": values,
+        "mean_curve": mean_curve,
+    }
+
+
+def _charged_and_amortised(
+    group: list[RunRecord], target: float | None, field: str
+) -> dict[str, Any]:
+    return {
+        "charged": _to_target(group, target, field, lambda run: run.paid_before[field]),
+        "amortised": _to_target(group, target, field),
+    }
+
+
+def _speedup(entry: dict[str, Any], uniform: dict[str, Any] | None) -> dict[str, float | None]:
+    """How many times less than uniform the mean curve needs to the target; null if it never does."""
+
+    def ratio(pick: Callable[[dict[str, Any]], dict[str, Any]]) -> float | None:
+        if uniform is None:
+            return None
+        mine, theirs = pick(entry)["mean_curve"], pick(uniform)["mean_curve"]
+        return theirs / mine if mine and theirs else None
+
+    return {
+        "steps": ratio(lambda e: e["steps_to_target"]),
+        "seconds_charged": ratio(lambda e: e["seconds_to_target"]["charged"]),
+        "seconds_amortised": ratio(lambda e: e["seconds_to_target"]["amortised"]),
+        "flops_charged": ratio(lambda e: e["flops_to_target"]["charged"]),
+        "flops_amortised": ratio(lambda e: e["flops_to_target"]["amortised"]),
+    }
+
+
+def _selected_share(group: list[RunRecord], weakest: float) -> dict[str, float | None]:
+    """What was chosen, as shares.
+
+    ``redundant`` is the share already classified correctly, averaged only over the time in which
+    test accuracy was below the weakest method's final one, so that better methods are not blamed
+    for being better (Mindermann et al. 2022, section 4.3).
+    """
+    early = [
+        float(value)
+        for run in group
+        for value in run.curves.already_correct[run.curves.accuracy < weakest]
+    ]
+    chosen = sum(run.chosen for run in group)
+    return {
+        "corrupted": sum(run.corrupted for run in group) / chosen,
+        "already_correct": sum(run.already_correct for run in group) / chosen,
+        "redundant": float(np.mean(early)) if early else None,
+        "low_relevance": None,
+    }
+
+
+def _curve(group: list[RunRecord]) -> list[dict[str, Any]]:
+    """The mean curve, with the spread of the accuracy."""
+    length = min(len(run.curves.step) for run in group)
+    accuracies = np.array([run.curves.accuracy[:length] for run in group])
+    before = {k: float(np.mean([r.paid_before[k] for r in group])) for k in ("seconds", "flops")}
+    columns = {
+        field: _mean_curve(group, field)
+        for field in ("step", "epoch", "seconds", "flops", "loss", "corrupted", "already_correct")
+    }
+    points = []
+    for i in range(length):
+        point: dict[str, Any] = {name: float(values[i]) for name, values in columns.items()}
+        point["accuracy"] = _spread(list(accuracies[:, i]))
+        point["seconds_charged"] = point["seconds"] + before["seconds"]
+        point["flops_charged"] = point["flops"] + before["flops"]
+        points.append(point)
+    return points
+
+
+def _mean_ledger(group: list[RunRecord]) -> Ledger:
+    """Mean over seeds, the irreducible-loss model included."""
+    total = Ledger()
+    for run in group:
+        total = total.merged(run.ledger).merged(run.irreducible)
+    for cost in total.phases.values():
+        cost.examples = round(cost.examples / len(group))
+        cost.steps = round(cost.steps / len(group))
+        cost.flops /= len(group)
+        cost.seconds /= len(group)
+    return total
+
+
+def _describe_irreducible(runs: list[RunRecord]) -> dict[str, Any] | None:
+    """The irreducible-loss model that the runs share."""
+    run = next((r for r in runs if r.manifest.get("irreducible")), None)
+    if run is None:
+        return None
+    provenance = run.manifest["irreducible"]
+    keys = ("model", "best", "epochs_trained", "training_steps", "holdout", "config_hash")
+    known = {key: provenance.get(key) for key in keys}
+    return {**known, "seconds": run.irreducible_seconds, "flops": run.paid_before["flops"]}
+
+
+def _noise_in_data(data: dict[str, Any]) -> float:
+    wrong: float = data["label_noise"]["wrong"]["train"]
+    size: float = data["sizes"]["train"]
+    return wrong / size
+
+
+def _share_between(
+    counts: npt.NDArray[Any], chosen: npt.NDArray[Any], ends: npt.NDArray[Any]
+) -> Floats:
+    """Share of counted among chosen in the steps between consecutive evaluations."""
+    edges = np.concatenate([[0], ends])
+    part: Floats = np.diff(np.concatenate([[0], np.cumsum(counts)])[edges]).astype(np.float64)
+    whole = np.diff(np.concatenate([[0], np.cumsum(chosen)])[edges])
+    return part / np.maximum(whole, 1)
+
+

@@ -1,0 +1,140 @@
+"""Did it pay? One plain sentence for each method, from the numbers alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["verdicts"]
+
+BASELINES = ("uniform", "uniform-full")
+
+
+def verdicts(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sentences for a comparison, and whether each method paid.
+
+    Args:
+        comparison: as built by :func:`goldiprox.analysis.compare.summarise`.
+
+    Returns:
+        For every method that selects: ``method``, ``paid`` (true, false, or null where the seeds
+        do not tell) and ``sentence``.
+    """
+    by_name = {entry["method"]: entry for entry in comparison["methods"]}
+    judge = _budget if comparison["protocol"] == "budget" else _paper
+    return [
+        {"method": name, **judge(entry, by_name, comparison)}
+        for name, entry in by_name.items()
+        if name not in BASELINES
+    ]
+
+
+def _paper(
+    entry: dict[str, Any], by_name: dict[str, Any], comparison: dict[str, Any]
+) -> dict[str, Any]:
+    name, uniform = entry["method"], by_name.get("uniform")
+    target = comparison["target_accuracy"]
+    if target is None or (uniform is None and comparison["target_accuracy"] is None):
+        return {"paid": None, "sentence": f"{name}: no uniform run to compare with."}
+    reached, seeds = entry["steps_to_target"]["reached"], entry["seeds"]
+    steps = entry["steps_to_target"]["mean_curve"]
+    if steps is None:
+        best = entry["best_accuracy"]["mean"]
+        return {
+            "paid": False,
+            "sentence": (
+                f"{name} did not pay: at best {_percent(best)} on average, it does not reach the "
+                f"target of {_percent(target)} ({reached} of {seeds} seeds do)."
+            ),
+        }
+    speedup = entry["speedup_over_uniform"]
+    if speedup["steps"] is None:
+        return {
+            "paid": None,
+            "sentence": (
+                f"{name} reached {_percent(target)} after {steps:,.0f} steps; uniform never did."
+            ),
+        }
+    charged = speedup["seconds_charged"]
+    paid = charged > 1
+    sentence = (
+        f"{name} {'paid' if paid else 'did not pay'}: it reached {_percent(target)} in "
+        f"{_times(speedup['steps'])} steps than uniform, and with its irreducible-loss model and "
+        f"its scoring charged in {_times(charged)} seconds and "
+        f"{_times(speedup['flops_charged'])} FLOPs"
+    )
+    if name not in ("rho-loss", "irreducible"):
+        sentence = sentence.replace("its irreducible-loss model and its scoring", "its scoring")
+    sentence += f" ({reached} of {seeds} seeds reached it)."
+    return {"paid": paid, "sentence": sentence + _against_full(entry, by_name, charged)}
+
+
+def _against_full(entry: dict[str, Any], by_name: dict[str, Any], charged: float) -> str:
+    """The honest footnote: uniform with the holdout data added to its own."""
+    full = by_name.get("uniform-full")
+    if full is None:
+        return ""
+    mine, theirs = entry["best_accuracy"]["mean"], full["best_accuracy"]["mean"]
+    text = (
+        f" Uniform on all the data, holdout included, gets to {_percent(theirs)} at best, "
+        f"{entry['method']} to {_percent(mine)}"
+    )
+    full_seconds = full["speedup_over_uniform"]["seconds_charged"]
+    if full_seconds is not None:
+        faster = charged / full_seconds
+        text += f"; to the target {entry['method']} needs {_times(faster)} seconds than that"
+    return text + "."
+
+
+def _budget(
+    entry: dict[str, Any], by_name: dict[str, Any], comparison: dict[str, Any]
+) -> dict[str, Any]:
+    rivals = [by_name[b] for b in BASELINES if b in by_name]
+    name = entry["method"]
+    if not rivals:
+        return {"paid": None, "sentence": f"{name}: no uniform run to compare with."}
+    rival = max(rivals, key=lambda r: r["final_accuracy"]["mean"])
+    mine, theirs = entry["final_accuracy"], rival["final_accuracy"]
+    difference = mine["mean"] - theirs["mean"]
+    noise = _error_of_difference(mine["values"], theirs["values"])
+    seconds = comparison["settings"]["compare"]["seconds"]
+    facts = (
+        f"with {seconds:g} seconds for everything, {name} ended at {_pm(mine)} and "
+        f"{rival['method']} at {_pm(theirs)}"
+    )
+    if noise is None:
+        return {"paid": None, "sentence": f"{name}: one seed does not tell; {facts}."}
+    if abs(difference) <= 2 * noise:
+        return {"paid": None, "sentence": f"{name}: a tie within the seeds' spread; {facts}."}
+    paid = difference > 0
+    return {
+        "paid": paid,
+        "sentence": f"{name} {'paid' if paid else 'did not pay'}: {facts}.",
+    }
+
+
+def _error_of_difference(mine: list[float], theirs: list[float]) -> float | None:
+    """Standard error of the mean paired difference: seeds share weights and pools."""
+    differences = [a - b for a, b in zip(mine, theirs, strict=False)]
+    count = len(differences)
+    if count < 2:
+        return None
+    mean = sum(differences) / count
+    variance = sum((d - mean) ** 2 for d in differences) / (count - 1)
+    return math.sqrt(variance / count)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _pm(spread: dict[str, Any]) -> str:
+    deviation = spread["std"]
+    extra = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return f"{100 * spread['mean']:.1f}{extra} %"
+
+
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "an unknown number of"
+    return f"{ratio:.1f}x fewer" if ratio >= 1 else f"{1 / ratio:.1f}x more"

@@ -1,0 +1,4 @@
+"""One self-contained page."""
+from pathlib import Path
+def write_report(out: Path) -> Path:
+    return out

@@ -1,0 +1,330 @@
+"""The main job: train every method on the same pools, then say who got there first, at what cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from goldiprox.analysis.compare import summarise
+from goldiprox.analysis.gallery import collect_gallery
+from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, config_hash
+from goldiprox.data.splits import Splits
+from goldiprox.models.vision import Factory
+from goldiprox.precompute.irreducible import irreducible_table, require_fitting
+from goldiprox.records.files import read_json, write_json
+from goldiprox.records.ledger import Ledger
+from goldiprox.records.runs import RunFolder, first_difference
+from goldiprox.records.tables import ScoreTable
+from goldiprox.report.html import write_report
+from goldiprox.schema import CheckpointError, ConfigError
+from goldiprox.training.evaluate import evaluate
+from goldiprox.training.loop import CheckpointEvery, Loop, Report, Task, train
+from goldiprox.training.optimization import resolve_device
+from goldiprox.workflows.arms import Arm, arm
+from goldiprox.workflows.calibrate import reference_seconds
+
+__all__ = ["Progress", "compare"]
+
+EVALUATIONS_IN_BUDGET = 20
+
+
+class Progress:
+    """What a comparison tells of itself; the command line draws it, this one is silent."""
+
+    def stage(self, name: str) -> Report:
+        """Begin a stage (a run, a calibration); the report is called as it advances."""
+        del name
+        return lambda *_: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One run of a comparison."""
+
+    arm: Arm
+    config: TrainConfig
+    folder: RunFolder
+
+
+def compare(
+    splits: Splits,
+    config: CompareConfig,
+    out: Path,
+    *,
+    irreducible: IrreducibleConfig | None = None,
+    table: ScoreTable | None = None,
+    factory: Factory | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+    checkpoint: CheckpointEvery | None = None,
+) -> dict[str, Any]:
+    """Compare methods on one data set; interrupted, the same call goes on where it stopped.
+
+    Args:
+        splits: the data.
+        config: settings.
+        out: output folder: ``comparison.json``, ``report.html``, ``runs/``.
+        irreducible: settings of the irreducible-loss model, made if a method needs it.
+        table: a table to use instead.
+        factory: the target model's factory, if not looked up by name.
+        command: the command line that asked for this, for the report.
+        progress: told what is going on.
+        checkpoint: how often unfinished runs are saved.
+
+    Returns:
+        What ``comparison.json`` holds.
+
+    Raises:
+        ConfigError: before anything is trained, if settings do not fit together or the data.
+        TableError: likewise, if the table is for other data or labels or lacks ids.
+        CheckpointError: if ``out`` holds another comparison.
+    """
+    progress = progress or Progress()
+    irreducible = irreducible or IrreducibleConfig()
+    arms = [arm(name) for name in config.methods]
+    for entry in arms:
+        for batch in config.batch:
+            run = entry.config(config.run(entry.method.name, batch, 0), 0)
+            run.steps_per_epoch(len(entry.task(splits).train))
+    needs_table = any(entry.method.needs_irreducible for entry in arms)
+    if table is not None and needs_table:
+        require_fitting(table, splits)
+
+    settings = _settings(splits, config, irreducible, table)
+    _open(out, settings, splits, command)
+    if table is None and needs_table:
+        table = _irreducible(splits, config, irreducible, out, progress, checkpoint)
+    costs = None
+    if config.protocol == "budget":
+        costs = _calibrate(splits, config, arms, irreducible, table, factory, out, progress)
+    runs = _plan(config, splits, arms, table, costs, out)
+    for number, run in enumerate(runs, start=1):
+        if run.folder.finished:
+            continue
+        title = f"{run.arm.name}, seed {run.config.seed}"
+        if len(config.batch) > 1:
+            title += f", batch {run.config.batch}"
+        train(
+            run.config,
+            run.arm.task(splits),
+            folder=run.folder,
+            manifest=_manifest(splits, config, run, table, costs),
+            irreducible=table,
+            factory=factory,
+            checkpoint=checkpoint,
+            report=progress.stage(f"[{number}/{len(runs)}] {title}"),
+        )
+    comparison = summarise([run.folder for run in runs], settings, target=config.target)
+    write_json(out / "comparison.json", comparison)
+    collect_gallery([run.folder for run in runs], splits, table, out / "examples.parquet")
+    write_report(out)
+    return comparison
+
+
+def _settings(
+    splits: Splits, config: CompareConfig, irreducible: IrreducibleConfig, table: ScoreTable | None
+) -> dict[str, Any]:
+    """Everything that decides the outcome; where files lie does not."""
+    data = asdict(splits.config)
+    del data["data_dir"]
+    given = None
+    if table is not None:
+        keys = ("fingerprint", "label_digest", "config_hash")
+        given = {key: table.provenance.get(key) for key in keys}
+    return {
+        "data": data,
+        "fingerprint": splits.dataset.fingerprint,
+        "compare": asdict(config),
+        "irreducible": asdict(irreducible) if table is None else None,
+        "irreducible_table": given,
+    }
+
+
+def _open(out: Path, settings: dict[str, Any], splits: Splits, command: str | None) -> None:
+    file = out / "manifest.json"
+    settings = _as_json(settings)
+    if file.exists():
+        found = read_json(file)
+        if found.get("settings") != settings:
+            difference = first_difference(found.get("settings", {}), settings)
+            raise CheckpointError(
+                f"{out} holds another comparison ({difference}); choose another --out, or delete "
+                "the folder"
+            )
+        return
+    note = {"settings": settings, "data": splits.describe(), "command": command}
+    write_json(file, note)
+
+
+def _irreducible(
+    splits: Splits,
+    config: CompareConfig,
+    irreducible: IrreducibleConfig,
+    out: Path,
+    progress: Progress,
+    checkpoint: CheckpointEvery | None,
+) -> ScoreTable:
+    path = out / "irreducible.parquet"
+    if path.exists():
+        table = ScoreTable.read(path)
+        require_fitting(table, splits)
+        return table
+    table = irreducible_table(
+        splits,
+        irreducible,
+        target_model=config.model,
+        folder=RunFolder(out / "irreducible"),
+        checkpoint=checkpoint,
+        report=progress.stage("irreducible-loss model"),
+    )
+    table.write(path)
+    return table
+
+
+def _plan(
+    config: CompareConfig,
+    splits: Splits,
+    arms: list[Arm],
+    table: ScoreTable | None,
+    costs: dict[str, float] | None,
+    out: Path,
+) -> list[_Run]:
+    """All runs, seeds outermost, so that what slows the machine down slows every method."""
+    runs = []
+    for seed in range(config.seeds):
+        for entry in arms:
+            for batch in config.batch:
+                run = entry.config(config.run(entry.method.name, batch, seed), seed)
+                name = f"{entry.name}-{seed}"
+                if costs is not None:
+                    assert config.seconds is not None
+                    before = _paid_before(entry, table, costs)
+                    steps = math.floor((config.seconds - before) / costs[_kind(entry, batch)])
+                    if steps < 1:
+                        raise ConfigError(
+                            f"--seconds {config.seconds:g} is too little for {entry.name}: its "
+                            f"irreducible-loss model alone takes {before:.2f} reference seconds"
+                        )
+                    run = replace(
+                        run,
+                        steps=steps,
+                        schedule="one-cycle",
+                        evaluate_every=math.ceil(steps / EVALUATIONS_IN_BUDGET),
+                    )
+                    name = f"{entry.name}-b{batch}-{seed}"
+                runs.append(_Run(arm=entry, config=run, folder=RunFolder(out / "runs" / name)))
+    del splits
+    return runs
+
+
+def _manifest(
+    splits: Splits,
+    config: CompareConfig,
+    run: _Run,
+    table: ScoreTable | None,
+    costs: dict[str, float] | None,
+) -> dict[str, Any]:
+    uses_table = table is not None and run.arm.method.needs_irreducible
+    body = {"arm": run.arm.name, "data": asdict(splits.config), "train": asdict(run.config)}
+    return {
+        "arm": run.arm.name,
+        "protocol": config.protocol,
+        "config": _as_json(body),
+        "config_hash": config_hash(body),
+        "data": splits.describe(),
+        "irreducible": dict(table.provenance) if uses_table and table else None,
+        "reference": _reference(run, table, costs),
+    }
+
+
+def _reference(
+    run: _Run, table: ScoreTable | None, costs: dict[str, float] | None
+) -> dict[str, float] | None:
+    """Reference seconds of a budget run: what was paid before, and per step."""
+    if costs is None:
+        return None
+    return {
+        "irreducible_seconds": _paid_before(run.arm, table, costs),
+        "step_seconds": costs[_kind(run.arm, run.config.batch)],
+    }
+
+
+def _kind(entry: Arm, batch: int) -> str:
+    return f"{entry.name} step, batch {batch}"
+
+
+IRREDUCIBLE_STEP = "irreducible-loss model, step"
+IRREDUCIBLE_PASS = "irreducible-loss model, pass over 1000 examples"
+
+
+def _paid_before(entry: Arm, table: ScoreTable | None, costs: dict[str, float]) -> float:
+    """Reference seconds of making the table: its steps, its validations, its scoring pass."""
+    if table is None or not entry.method.needs_irreducible:
+        return 0.0
+    ledger = Ledger.from_json(table.provenance.get("ledger", {}))
+    if IRREDUCIBLE_STEP not in costs:
+        return ledger.total(("irreducible-training", "irreducible-scoring")).seconds
+    training = ledger.phases["irreducible-training"]
+    holdout = table.provenance["holdout"]
+    passes = holdout["validation"] * table.provenance["epochs_trained"]
+    passes += ledger.phases["irreducible-scoring"].examples
+    return training.steps * costs[IRREDUCIBLE_STEP] + passes / 1000 * costs[IRREDUCIBLE_PASS]
+
+
+def _calibrate(
+    splits: Splits,
+    config: CompareConfig,
+    arms: list[Arm],
+    irreducible: IrreducibleConfig,
+    table: ScoreTable | None,
+    factory: Factory | None,
+    out: Path,
+    progress: Progress,
+) -> dict[str, float]:
+    """Cost of each kind of work; measured once per output folder."""
+    path = out / "calibration.json"
+    if path.exists():
+        costs: dict[str, float] = read_json(path)["seconds"]
+        return costs
+    kinds: dict[str, Callable[[], object]] = {}
+    for entry in arms:
+        for batch in config.batch:
+            run = config.run(entry.method.name, batch, 0)
+            loop = Loop(run, entry.task(splits), irreducible=table, factory=factory)
+            kinds[_kind(entry, batch)] = loop.one_step
+    if table is not None and "config" in table.provenance and (out / "irreducible").exists():
+        settings = irreducible.training(table.provenance["model"])
+        holdout = Task(
+            train=splits.holdout,
+            evaluation=splits.validation,
+            preprocess=splits.preprocess,
+            num_classes=splits.num_classes,
+        )
+        small = Loop(settings, holdout)
+        kinds[IRREDUCIBLE_STEP] = small.one_step
+        some = splits.train.select(torch.arange(min(1000, len(splits.train))))
+        kinds[IRREDUCIBLE_PASS] = lambda: evaluate(small.model, some, small.feeder)
+    told = progress.stage("calibrating the cost of each kind of step")
+    costs = reference_seconds(
+        kinds,
+        resolve_device(config.device),
+        lambda done, total: told(done, total, f"round {done}/{total}"),
+    )
+    if IRREDUCIBLE_PASS in costs:
+        costs[IRREDUCIBLE_PASS] *= 1000 / min(1000, len(splits.train))
+    write_json(path, {"seconds": costs, "threads": torch.get_num_threads()})
+    return costs
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists, as they come back from a file."""
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
