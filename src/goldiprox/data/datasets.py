@@ -54,7 +54,7 @@ def register(name: str, loader: Loader) -> None:
     """
     if name in DATASETS:
         raise ConfigError(f"a data set named {name} is registered already: choose another name")
-    if _looks_like_path(name):
+    if not name or _looks_like_path(name):
         raise ConfigError(f"{name!r} cannot be a data set's name: it reads as a path")
     DATASETS[name] = loader
 
@@ -80,7 +80,7 @@ def load(name_or_path: str, *, data_dir: Path | None = None) -> Dataset:
     if name_or_path in DATASETS:
         return DATASETS[name_or_path](None if data_dir is None else Path(data_dir))
     path = Path(name_or_path).expanduser()
-    if _looks_like_path(name_or_path) or path.exists():
+    if name_or_path and (_looks_like_path(name_or_path) or path.exists()):
         if data_dir is not None:
             raise ConfigError(
                 f"a data folder ({data_dir}) goes with a registered name only, and "
@@ -95,4 +95,4 @@ def load(name_or_path: str, *, data_dir: Path | None = None) -> Dataset:
 
 
 def _looks_like_path(text: str) -> bool:
-    return not text or "/" in text or os.sep in text or text.endswith(".parquet")
+    return "/" in text or os.sep in text or text.endswith(".parquet")
