@@ -67,11 +67,12 @@ def test_augmentation_equals_a_pixel_by_pixel_reference(
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
-def test_augmenting_a_pool_then_cutting_equals_cutting_then_augmenting(device):
+@pytest.mark.parametrize("count", [64, 300])  # within and beyond one round of the CPU's loop
+def test_augmenting_a_pool_then_cutting_equals_cutting_then_augmenting(device, count):
     preprocess = ImagePreprocessor(mean_C=(0.5,) * 3, std_C=(0.2,) * 3, crop_padding=4, flip=True)
-    raw = images(64, 3, 32, 32)
-    augmentation = preprocess.draw(64, torch.Generator().manual_seed(3))
-    positions = torch.tensor([5, 63, 0, 5])
+    raw = images(count, 3, 32, 32)
+    augmentation = preprocess.draw(count, torch.Generator().manual_seed(3))
+    positions = torch.tensor([5, count - 1, 0, 5])
     whole = preprocess(raw, augmentation, device=device)
     part = preprocess(raw[positions], augmentation[positions], device=device)
     assert torch.equal(whole[positions], part)  # bit for bit
