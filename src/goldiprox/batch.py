@@ -50,6 +50,21 @@ def targets_of(batch: Batch) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
+def require_targets(batch: Batch) -> Tensor:
+    """The targets of a batch.
+
+    Raises:
+        DataError: if they do not stand in the usual place.
+    """
+    targets_B = targets_of(batch)
+    if targets_B is None:
+        raise DataError(
+            "the batch has no labels in the usual place (third element of a tuple, or one of the "
+            f"keys {', '.join(TARGET_KEYS)}); pass per_example_loss=... to say how the loss is made"
+        )
+    return targets_B
+
+
 def take(batch: Batch, positions: Tensor) -> Batch:
     """The examples of a batch at some positions, in the batch's own structure.
 
@@ -96,13 +111,7 @@ def cross_entropy_losses(logits_BC: Tensor, batch: Batch) -> Tensor:
     Raises:
         DataError: if the batch has no targets in the usual place.
     """
-    targets_B = targets_of(batch)
-    if targets_B is None:
-        raise DataError(
-            "the batch has no labels in the usual place (third element of a tuple, or one of the "
-            f"keys {', '.join(TARGET_KEYS)}); pass per_example_loss=... to say how the loss is made"
-        )
-    return F.cross_entropy(logits_BC.float(), targets_B, reduction="none")
+    return F.cross_entropy(logits_BC.float(), require_targets(batch), reduction="none")
 
 
 def _leading_size(batch: Batch) -> int:

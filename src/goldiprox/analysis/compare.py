@@ -285,7 +285,7 @@ def _charged_and_amortised(
 
 
 def _speedup(entry: dict[str, Any], uniform: dict[str, Any] | None) -> dict[str, float | None]:
-    """How many times less than uniform the mean curve needs to the target; null if it never does."""
+    """How many times less than uniform the mean curve needs to the target; null if never."""
 
     def ratio(pick: Callable[[dict[str, Any]], dict[str, Any]]) -> float | None:
         if uniform is None:
@@ -379,6 +379,5 @@ def _share_between(
     edges = np.concatenate([[0], ends])
     part: Floats = np.diff(np.concatenate([[0], np.cumsum(counts)])[edges]).astype(np.float64)
     whole = np.diff(np.concatenate([[0], np.cumsum(chosen)])[edges])
-    return part / np.maximum(whole, 1)
-
-
+    share: Floats = part / np.maximum(whole, 1)
+    return share

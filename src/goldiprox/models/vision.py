@@ -172,4 +172,4 @@ VISION_MODELS: dict[str, Factory] = {
     "resnet18-32": lambda shape, classes: ResNet(shape, classes, width=32),
     "resnet18-16": lambda shape, classes: ResNet(shape, classes, width=16),
 }
-"""Built-in image models. ``resnet18-16`` is ResNet-18 narrowed to 16 channels in its first stage."""
+"""Built-in image models; ``resnet18-16`` is ResNet-18 with 16 channels in its first stage."""

@@ -125,9 +125,7 @@ def _score(trained: Trained, examples: Examples, splits: Splits, device_name: st
     clock = Clock(device, ledger)
     evaluation = trained.ledger.phases["evaluation"]
     forward_flops = evaluation.flops / max(1, evaluation.examples)
-    with clock(
-        "irreducible-scoring", examples=len(examples), flops=forward_flops * len(examples)
-    ):
+    with clock("irreducible-scoring", examples=len(examples), flops=forward_flops * len(examples)):
         found = evaluate(trained.model, examples, feeder)
     clock.settle()
     ledger.peak_memory_bytes = max(ledger.peak_memory_bytes, trained.ledger.peak_memory_bytes)
@@ -139,4 +137,3 @@ def _score(trained: Trained, examples: Examples, splits: Splits, device_name: st
         ),
         ledger=ledger,
     )
-

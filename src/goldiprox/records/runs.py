@@ -27,9 +27,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-import goldiprox
 from goldiprox.records.files import read_json, sha256_of, whole_file, write_json
 from goldiprox.schema import CheckpointError
+from goldiprox.version import __version__
 
 __all__ = ["RunFolder", "versions"]
 
@@ -40,7 +40,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{12})-([0-9a-f]{16})\.pt")
 def versions() -> dict[str, str]:
     """What a figure may depend on: library versions, platform, processor threads."""
     return {
-        "goldiprox": goldiprox.__version__,
+        "goldiprox": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -166,7 +166,9 @@ class RunFolder:
         file, digest = found[-1]
         remedy = f"delete it to start the run over (rm {file})"
         if sha256_of(file)[:16] != digest:
-            raise CheckpointError(f"checkpoint {file} is damaged: its digest does not match; {remedy}")
+            raise CheckpointError(
+                f"checkpoint {file} is damaged: its digest does not match; {remedy}"
+            )
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, zipfile.BadZipFile, EOFError, ValueError) as error:
@@ -175,7 +177,9 @@ class RunFolder:
         return state
 
     def _checkpoints(self) -> list[tuple[Path, str]]:
-        matches = [(p, _CHECKPOINT.fullmatch(p.name)) for p in sorted(self.path.glob("checkpoint-*"))]
+        matches = [
+            (p, _CHECKPOINT.fullmatch(p.name)) for p in sorted(self.path.glob("checkpoint-*"))
+        ]
         return [(path, match.group(2)) for path, match in matches if match]
 
 

@@ -124,11 +124,15 @@ class StepLog:
         if self._folder is None:
             return
         parts = _parts(self._folder)
-        table = pa.concat_tables([pq.read_table(p) for p in parts]) if parts else SCHEMA.empty_table()
+        table = (
+            pa.concat_tables([pq.read_table(p) for p in parts]) if parts else SCHEMA.empty_table()
+        )
         with whole_file(self._folder / MERGED) as temporary:
             pq.write_table(table.combine_chunks(), temporary, compression="zstd")
         for part in parts:
             part.unlink()
+        if parts:
+            parts[0].parent.rmdir()
 
     def _row(self, record: StepRecord, loss: float) -> dict[str, Any]:
         selection = record.selection

@@ -54,7 +54,8 @@ def evaluate(
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     with torch.no_grad(), scoring_mode(model, "running"), autocast(feeder.device, precision):
-        for positions_B in torch.arange(len(examples)).split(EVALUATION_BATCH):
+        for start in range(0, len(examples), EVALUATION_BATCH):
+            positions_B = torch.arange(start, min(start + EVALUATION_BATCH, len(examples)))
             _, images, targets_B = feeder(examples, positions_B)
             logits_BC = model(images).float()
             losses.append(F.cross_entropy(logits_BC, targets_B, reduction="none"))

@@ -39,7 +39,7 @@ class Feeder:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device, in the memory format of its images."""
         if self.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
 
     def __call__(

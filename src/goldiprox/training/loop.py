@@ -293,9 +293,7 @@ class Loop:
         forward, _ = self._flops
         count = len(self.task.evaluation)
         with self.clock("evaluation", examples=count, flops=forward * count):
-            found = evaluate(
-                self.model, self.task.evaluation, self.feeder, self.config.precision
-            )
+            found = evaluate(self.model, self.task.evaluation, self.feeder, self.config.precision)
         self.clock.settle()
         paid = self.ledger.total(RUN_PHASES)
         loss = found.mean_loss
@@ -391,4 +389,3 @@ class Loop:
             ledger=self.ledger,
             steps=self.step,
         )
-

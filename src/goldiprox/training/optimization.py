@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from goldiprox.batch import Batch, cross_entropy_losses, default_logits, targets_of
+from goldiprox.batch import Batch, cross_entropy_losses, default_logits, require_targets
 from goldiprox.config import TrainConfig
 from goldiprox.evidence.forward import autocast
 from goldiprox.schema import ConfigError
@@ -73,5 +73,5 @@ def training_step(
     (loss_k * weights_k).mean().backward()
     optimizer.step()
     with torch.no_grad():
-        correct_k = logits_kC.argmax(1) == targets_of(batch)
+        correct_k = logits_kC.argmax(1).eq(require_targets(batch))
     return loss_k.detach(), correct_k

@@ -131,7 +131,9 @@ class Chooser:
             known["irreducible_B"] = self._lookup(ids_B)
         evidence = self._scoring(batch, self.method.needs, **known)
         try:
-            selection = self.method.selector(evidence, k, stream(self._seed, "selection", self.step))
+            selection = self.method.selector(
+                evidence, k, stream(self._seed, "selection", self.step)
+            )
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
             raise
@@ -153,8 +155,10 @@ class Chooser:
                 f'method "{self.method.name}" needs an irreducible-loss table; make one with: '
                 "goldiprox irreducible DATASET --out il.parquet"
             )
-        table = irreducible if isinstance(irreducible, ScoreTable) else ScoreTable.read(
-            Path(irreducible)
+        table = (
+            irreducible
+            if isinstance(irreducible, ScoreTable)
+            else ScoreTable.read(Path(irreducible))
         )
         if IRREDUCIBLE_LOSS not in table.columns:
             raise TableError(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.selection.methods import METHODS, Method, method
 from goldiprox.training.loop import Task
@@ -36,10 +35,6 @@ class Arm:
             preprocess=splits.preprocess,
             num_classes=splits.num_classes,
         )
-
-    def config(self, base: TrainConfig, seed: int) -> TrainConfig:
-        """Its settings: the same as every other arm's but for the method."""
-        return replace(base, method=self.method.name, seed=seed)
 
 
 def arm(name: str) -> Arm:

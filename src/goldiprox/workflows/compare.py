@@ -1,4 +1,4 @@
-"""The main job: train every method on the same pools, then say who got there first, at what cost."""
+"""The main job: train every method on the same pools; say who got there first, at what cost."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 from goldiprox.analysis.compare import summarise
 from goldiprox.analysis.gallery import collect_gallery
-from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, config_hash
+from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.models.vision import Factory
-from goldiprox.precompute.irreducible import irreducible_table, require_fitting
+from goldiprox.precompute.irreducible import require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder, first_difference
@@ -23,23 +23,17 @@ from goldiprox.records.tables import ScoreTable
 from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.evaluate import evaluate
-from goldiprox.training.loop import CheckpointEvery, Loop, Report, Task, train
+from goldiprox.training.loop import CheckpointEvery, Loop, Task, train
 from goldiprox.training.optimization import resolve_device
 from goldiprox.workflows.arms import Arm, arm
 from goldiprox.workflows.calibrate import reference_seconds
+from goldiprox.workflows.irreducible import irreducible_for
+from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.train import run_manifest
 
-__all__ = ["Progress", "compare"]
+__all__ = ["compare"]
 
 EVALUATIONS_IN_BUDGET = 20
-
-
-class Progress:
-    """What a comparison tells of itself; the command line draws it, this one is silent."""
-
-    def stage(self, name: str) -> Report:
-        """Begin a stage (a run, a calibration); the report is called as it advances."""
-        del name
-        return lambda *_: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +83,8 @@ def compare(
     arms = [arm(name) for name in config.methods]
     for entry in arms:
         for batch in config.batch:
-            run = entry.config(config.run(entry.method.name, batch, 0), 0)
-            run.steps_per_epoch(len(entry.task(splits).train))
+            planned = config.run(entry.method.name, batch, 0)
+            planned.steps_per_epoch(len(entry.task(splits).train))
     needs_table = any(entry.method.needs_irreducible for entry in arms)
     if table is not None and needs_table:
         require_fitting(table, splits)
@@ -98,11 +92,19 @@ def compare(
     settings = _settings(splits, config, irreducible, table)
     _open(out, settings, splits, command)
     if table is None and needs_table:
-        table = _irreducible(splits, config, irreducible, out, progress, checkpoint)
+        table = irreducible_for(
+            splits,
+            irreducible,
+            out / "irreducible.parquet",
+            RunFolder(out / "irreducible"),
+            target_model=config.model,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
     costs = None
     if config.protocol == "budget":
         costs = _calibrate(splits, config, arms, irreducible, table, factory, out, progress)
-    runs = _plan(config, splits, arms, table, costs, out)
+    runs = _plan(config, arms, table, costs, out)
     for number, run in enumerate(runs, start=1):
         if run.folder.finished:
             continue
@@ -113,7 +115,14 @@ def compare(
             run.config,
             run.arm.task(splits),
             folder=run.folder,
-            manifest=_manifest(splits, config, run, table, costs),
+            manifest=run_manifest(
+                splits,
+                run.arm,
+                run.config,
+                table if run.arm.method.needs_irreducible else None,
+                protocol=config.protocol,
+                reference=_reference(run, table, costs),
+            ),
             irreducible=table,
             factory=factory,
             checkpoint=checkpoint,
@@ -161,34 +170,8 @@ def _open(out: Path, settings: dict[str, Any], splits: Splits, command: str | No
     write_json(file, note)
 
 
-def _irreducible(
-    splits: Splits,
-    config: CompareConfig,
-    irreducible: IrreducibleConfig,
-    out: Path,
-    progress: Progress,
-    checkpoint: CheckpointEvery | None,
-) -> ScoreTable:
-    path = out / "irreducible.parquet"
-    if path.exists():
-        table = ScoreTable.read(path)
-        require_fitting(table, splits)
-        return table
-    table = irreducible_table(
-        splits,
-        irreducible,
-        target_model=config.model,
-        folder=RunFolder(out / "irreducible"),
-        checkpoint=checkpoint,
-        report=progress.stage("irreducible-loss model"),
-    )
-    table.write(path)
-    return table
-
-
 def _plan(
     config: CompareConfig,
-    splits: Splits,
     arms: list[Arm],
     table: ScoreTable | None,
     costs: dict[str, float] | None,
@@ -199,7 +182,7 @@ def _plan(
     for seed in range(config.seeds):
         for entry in arms:
             for batch in config.batch:
-                run = entry.config(config.run(entry.method.name, batch, seed), seed)
+                run = config.run(entry.method.name, batch, seed)
                 name = f"{entry.name}-{seed}"
                 if costs is not None:
                     assert config.seconds is not None
@@ -218,28 +201,7 @@ def _plan(
                     )
                     name = f"{entry.name}-b{batch}-{seed}"
                 runs.append(_Run(arm=entry, config=run, folder=RunFolder(out / "runs" / name)))
-    del splits
     return runs
-
-
-def _manifest(
-    splits: Splits,
-    config: CompareConfig,
-    run: _Run,
-    table: ScoreTable | None,
-    costs: dict[str, float] | None,
-) -> dict[str, Any]:
-    uses_table = table is not None and run.arm.method.needs_irreducible
-    body = {"arm": run.arm.name, "data": asdict(splits.config), "train": asdict(run.config)}
-    return {
-        "arm": run.arm.name,
-        "protocol": config.protocol,
-        "config": _as_json(body),
-        "config_hash": config_hash(body),
-        "data": splits.describe(),
-        "irreducible": dict(table.provenance) if uses_table and table else None,
-        "reference": _reference(run, table, costs),
-    }
 
 
 def _reference(
@@ -273,7 +235,7 @@ def _paid_before(entry: Arm, table: ScoreTable | None, costs: dict[str, float]) 
     holdout = table.provenance["holdout"]
     passes = holdout["validation"] * table.provenance["epochs_trained"]
     passes += ledger.phases["irreducible-scoring"].examples
-    return training.steps * costs[IRREDUCIBLE_STEP] + passes / 1000 * costs[IRREDUCIBLE_PASS]
+    return float(training.steps * costs[IRREDUCIBLE_STEP] + passes / 1000 * costs[IRREDUCIBLE_PASS])
 
 
 def _calibrate(
@@ -326,5 +288,3 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_json(item) for key, item in value.items()}
     return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-

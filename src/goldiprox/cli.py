@@ -1,0 +1,278 @@
+"""The command line: builds a configuration, calls public functions, prints a short table."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tyro
+from rich import progress as bars
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes as Flat
+
+from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
+from goldiprox.data.datasets import load
+from goldiprox.data.splits import DataConfig, Splits, make_splits
+from goldiprox.records.tables import ScoreTable
+from goldiprox.report.methods import methods_table
+from goldiprox.report.terminal import terminal_table, verdict_lines
+from goldiprox.schema import GoldiproxError
+from goldiprox.training.loop import CheckpointEvery, Report
+from goldiprox.workflows.compare import compare
+from goldiprox.workflows.irreducible import make_irreducible
+from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.report import report_runs
+from goldiprox.workflows.train import train_one
+
+__all__ = ["main"]
+
+LISTS = tyro.constructors.ConstructorRegistry()
+
+
+@LISTS.primitive_rule
+def _comma_list(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """Lists are one argument with commas, so that they cannot swallow what follows them."""
+    wanted: Any = info.type
+    if wanted not in (tuple[str, ...], tuple[int, ...]):
+        return None
+    kind = int if wanted == tuple[int, ...] else str
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{kind.__name__.upper()},...",
+        instance_from_str=lambda given: tuple(kind(v) for v in given[0].split(",") if v),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data(DataConfig):
+    dataset: tyro.conf.Positional[str]
+    """Data set: digits, fashion-mnist, cifar10, or the path of a Parquet file or folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keeping:
+    """How often an unfinished run is saved, so that it can go on after an interruption."""
+
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints."""
+
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints; overrides --checkpoint-seconds."""
+
+    def every(self) -> CheckpointEvery:
+        return CheckpointEvery(seconds=self.checkpoint_seconds, steps=self.checkpoint_steps)
+
+
+def _compare(
+    data: Flat[_Data],
+    settings: Flat[CompareConfig],
+    keeping: Flat[_Keeping],
+    il: IrreducibleConfig,
+    out: Path,
+    irreducible: Path | None = None,
+) -> None:
+    """Train each method on the same pools and report who gets there first, and what it cost.
+
+    Interrupted, the same command goes on where it stopped.
+
+    Args:
+        out: Output folder: comparison.json, report.html, runs/.
+        il: The irreducible-loss model, made where a method needs it.
+        irreducible: Irreducible-loss table to use instead of making one.
+    """
+    splits = _splits(data)
+    with _Shown() as shown:
+        comparison = compare(
+            splits,
+            settings,
+            out,
+            irreducible=il,
+            table=None if irreducible is None else ScoreTable.read(irreducible),
+            command=_command(),
+            progress=shown,
+            checkpoint=keeping.every(),
+        )
+    console = Console()
+    console.print(terminal_table(comparison))
+    for line in verdict_lines(comparison):
+        console.print(line)
+    _wrote(out / "report.html")
+
+
+def _train(
+    data: Flat[_Data],
+    settings: Flat[TrainConfig],
+    keeping: Flat[_Keeping],
+    il: IrreducibleConfig,
+    out: Path,
+    irreducible: Path | None = None,
+) -> None:
+    """Train one model with one method.
+
+    Interrupted, the same command goes on where it stopped and ends with the same weights.
+
+    Args:
+        out: The run's folder.
+        il: The irreducible-loss model, made where the method needs it.
+        irreducible: Irreducible-loss table to use instead of making one.
+    """
+    splits = _splits(data)
+    with _Shown() as shown:
+        result = train_one(
+            splits,
+            settings,
+            out,
+            irreducible=il,
+            table=None if irreducible is None else ScoreTable.read(irreducible),
+            progress=shown,
+            checkpoint=keeping.every(),
+        )
+    for name, value in result.items():
+        print(f"{name:>22}  {value}")
+    _wrote(out)
+
+
+def _irreducible(
+    data: Flat[_Data],
+    settings: Flat[IrreducibleConfig],
+    keeping: Flat[_Keeping],
+    out: Path,
+    target_model: str = "mlp",
+) -> None:
+    """Train the irreducible-loss model on the holdout set and score every training example.
+
+    Args:
+        out: The table to write, such as il.parquet; its run is kept beside it in il.parquet.run.
+        target_model: The model that the table is for; decides what --model auto means.
+    """
+    splits = _splits(data)
+    with _Shown() as shown:
+        result = make_irreducible(
+            splits,
+            settings,
+            out,
+            target_model=target_model,
+            progress=shown,
+            checkpoint=keeping.every(),
+        )
+    for name, value in result.items():
+        print(f"{name:>22}  {value}")
+    _wrote(out)
+
+
+def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+    """Make a report from run folders again, or from the folder that compare wrote.
+
+    Args:
+        runs: Run folders, or one output folder of compare.
+        out: Where to write comparison.json and report.html; the compare folder itself by default.
+    """
+    comparison, page = report_runs(runs, out)
+    console = Console()
+    console.print(terminal_table(comparison))
+    for line in verdict_lines(comparison):
+        console.print(line)
+    _wrote(page)
+
+
+def _methods() -> None:
+    """List every selection method: what it chooses, what it needs, what it costs, its source."""
+    Console().print(methods_table())
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": _compare,
+    "train": _train,
+    "irreducible": _irreducible,
+    "report": _report,
+    "methods": _methods,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every expected error is one line on stderr and exit status 1."""
+    # A terminated process unwinds like an interrupted one, so that no half-written file is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        with LISTS:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="goldiprox",
+                description="Train on the points that are learnable, worth learning and not yet "
+                "learnt, and see whether it paid.",
+                args=given,
+            )
+    except GoldiproxError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+    except BrokenPipeError:
+        # The reader (head, less) went away; nothing was lost.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"goldiprox: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _splits(data: DataConfig) -> Splits:
+    folder = None if data.data_dir is None else Path(data.data_dir)
+    plain = DataConfig(**asdict(data))
+    return make_splits(load(plain.dataset, data_dir=folder), plain)
+
+
+def _command() -> str:
+    return shlex.join(["goldiprox", *sys.argv[1:]])
+
+
+def _wrote(path: Path) -> None:
+    print(f"wrote {path}")
+
+
+class _Shown(Progress):
+    """Progress bars on a terminal, a line per stage elsewhere."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._live = console.is_terminal
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TextColumn("{task.fields[status]}"),
+            bars.TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._task: bars.TaskID | None = None
+
+    def __enter__(self) -> _Shown:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def stage(self, name: str) -> Report:
+        """Show a stage."""
+        if not self._live:
+            print(name, file=sys.stderr, flush=True)
+            return lambda *_: None
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        task = self._task = self._bars.add_task(name, total=None, status="")
+
+        def report(done: int, total: int, status: str) -> None:
+            self._bars.update(task, completed=done, total=total, status=status)
+
+        return report

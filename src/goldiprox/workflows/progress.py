@@ -1,0 +1,16 @@
+"""How a workflow tells what it is doing."""
+
+from __future__ import annotations
+
+from goldiprox.training.loop import Report
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Told of the stages of a long job; this one is silent, the command line's draws bars."""
+
+    def stage(self, name: str) -> Report:
+        """Begin a stage (a run, a calibration); the report is called as it advances."""
+        del name
+        return lambda *_: None
