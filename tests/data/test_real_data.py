@@ -15,13 +15,15 @@ from goldiprox.data.splits import DataConfig, make_splits
 pytestmark = pytest.mark.data
 
 MEASURE = """
-import resource, sys, tempfile, pathlib, io
+import tempfile, pathlib, io
 import pyarrow as pa, pyarrow.parquet as pq
 from PIL import Image
 from goldiprox.data.datasets import load
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: a child inherits its parent's peak there, and the test would measure nothing.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 buffer = io.BytesIO()
 Image.new("RGB", (32, 32)).save(buffer, format="JPEG")
@@ -79,6 +81,7 @@ def test_cifar10(cifar_folder):
     assert batch.isfinite().all()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_reading_cifar10_costs_its_bytes_and_a_small_constant(cifar_folder):
     environment = os.environ | {"GOLDIPROX_DATA_DIR": str(cifar_folder)}
     run = subprocess.run(
@@ -86,4 +89,4 @@ def test_reading_cifar10_costs_its_bytes_and_a_small_constant(cifar_folder):
     )
     data, cost = map(float, run.stdout.split())
     print(f"images {data:.0f} MiB, peak of resident memory rose by {cost:.0f} MiB")
-    assert cost < data + 48
+    assert 0.9 * data < cost < data + 64

@@ -29,7 +29,8 @@ IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 SUBFOLDERS = ("", "plain_text", "data", "default")
 """Where the hub's data sets and its converted copies put their files."""
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 1 << 20
+THREADED_PIXELS = 96 * 96
 GREY_MODES = {"1", "L", "LA"}
 WIDE_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
@@ -125,7 +126,9 @@ def read_images(train: Sequence[Path], test: Sequence[Path]) -> ParquetImages:
                     first = _decode(path, 0, encoded[0], mode)
                     height, width, channels = first.shape
                     images = np.empty((sum(counts), channels, height, width), np.uint8)
-                stride = -(-len(encoded) // workers)
+                # Pillow parses headers under Python's lock: for small images threads are a pure loss.
+                parts = workers if images[0, 0].size >= THREADED_PIXELS else 1
+                stride = -(-len(encoded) // parts)
                 jobs = [
                     pool.submit(
                         _decode_into, images, start + row, path, row, encoded, at, at + stride

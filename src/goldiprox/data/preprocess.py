@@ -11,7 +11,7 @@ from torch.nn import functional
 
 __all__ = ["Augmentation", "ImagePreprocessor"]
 
-CHUNK = 512  # images per chunk when measuring means: bounds memory, not speed
+CHUNK = 128  # images per chunk when measuring means: bounds memory, not speed
 CACHED = 128  # images worked on at a time on the CPU, so that all passes hit its cache
 
 
