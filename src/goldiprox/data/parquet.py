@@ -126,7 +126,7 @@ def read_images(train: Sequence[Path], test: Sequence[Path]) -> ParquetImages:
                     first = _decode(path, 0, encoded[0], mode)
                     height, width, channels = first.shape
                     images = np.empty((sum(counts), channels, height, width), np.uint8)
-                # Pillow parses headers under Python's lock: for small images threads are a pure loss.
+                # Pillow parses headers under Python's lock: small images lose by threads.
                 parts = workers if images[0, 0].size >= THREADED_PIXELS else 1
                 stride = -(-len(encoded) // parts)
                 jobs = [
