@@ -66,7 +66,8 @@ def main() -> None:
 
     print(f"torch {torch.__version__}, 1 thread, pools of {arguments.pool} images of 3x32x32")
     print(
-        f"{'':30}{'images/s':>12}{'10 %':>12}{'90 %':>12}{'rounds':>9}{'of floor':>10}{'by wall':>12}"
+        f"{'':30}{'images/s':>12}{'10 %':>12}{'90 %':>12}{'rounds':>9}{'of floor':>10}"
+        f"{'by wall':>12}"
     )
     floor = statistics.median(rates["floor: index_select + float"])
     for name, measured in rates.items():
