@@ -1,0 +1,37 @@
+"""Per-example gradient norms: exact over all parameters, of the last layer, and the logit bound.
+
+The exact norms cost one forward and one backward pass and hold no per-example gradients:
+
+* ``exact`` runs the passes,
+* ``tape`` finds where the parameters meet the batch,
+* ``rules``, ``norm_rules`` and ``operations`` know the layers,
+* ``ledger`` adds up the uses of a parameter and ``products`` does the arithmetic,
+* ``fallback`` serves what no rule covers.
+
+``last_layer`` has the cheap relatives under names of their own. Every norm is of one example's
+own, unreduced loss, so batch size and micro-batch size do not change it.
+"""
+
+from goldiprox.evidence.gradients.exact import (
+    GradientPass,
+    cross_entropy,
+    gradient_norms,
+    run_model,
+)
+from goldiprox.evidence.gradients.last_layer import (
+    LastLayer,
+    last_layer_gradient_norms,
+    logit_gradient_norms,
+    penultimate_features,
+)
+
+__all__ = [
+    "GradientPass",
+    "LastLayer",
+    "cross_entropy",
+    "gradient_norms",
+    "last_layer_gradient_norms",
+    "logit_gradient_norms",
+    "penultimate_features",
+    "run_model",
+]

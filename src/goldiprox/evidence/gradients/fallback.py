@@ -1,0 +1,170 @@
+"""Per-example gradient norms of any model by materialising the gradients, a few at a time.
+
+Slower and hungrier than :mod:`goldiprox.evidence.gradients.tape`, but it makes no assumption about
+how the model uses a parameter: recurrent layers, ``nn.MultiheadAttention``, parametrizations.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from goldiprox.evidence.gradients.products import accumulation_dtype, square_sums
+from goldiprox.schema import ConfigError
+
+__all__ = [
+    "examples_of",
+    "looped_square_norms",
+    "mapped_square_norms",
+    "rows",
+    "square_of_gradient",
+]
+
+HELD_ELEMENTS = 1 << 24
+"""Elements of per-example gradients that are held at once: 64 MB of float32."""
+
+Run = Callable[[nn.Module, Any, Any], Tensor]
+"""(model, inputs, targets) -> loss_B."""
+
+
+def _leaves(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _leaves(item)
+
+
+def _rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
+    """The same structure with other tensors."""
+    if isinstance(value, Tensor):
+        return next(leaves)
+    if isinstance(value, Mapping):
+        return {key: _rebuilt(item, leaves) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([_rebuilt(item, leaves) for item in value])
+    return value
+
+
+def examples_of(*values: Any) -> int:
+    """The number of examples in inputs and targets.
+
+    Raises:
+        ConfigError: if there is no tensor, or the tensors' first axes differ.
+    """
+    sizes = [leaf.shape[0] if leaf.dim() else None for value in values for leaf in _leaves(value)]
+    if not sizes or sizes[0] is None or len(set(sizes)) > 1:
+        raise ConfigError(
+            "inputs and targets must be tensors (or dicts, lists or tuples of tensors) with one "
+            f"row for each example; their first axes are {sizes}"
+        )
+    return sizes[0]
+
+
+def rows(value: Any, chunk: slice) -> Any:
+    """The rows of some examples, in the structure of the whole."""
+    return _rebuilt(value, (leaf[chunk] for leaf in _leaves(value)))
+
+
+def square_of_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Squared norm of one loss's gradient over parameters: a scalar, zero where there is none."""
+    dtype = accumulation_dtype(parameters[0].dtype)
+    square = torch.zeros((), dtype=dtype, device=parameters[0].device)
+    if not loss.requires_grad:
+        return square
+    with torch.autocast(loss.device.type, enabled=False):
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for gradient in gradients:
+        if gradient is not None:
+            # to_dense: nn.Embedding(sparse=True)
+            square += square_sums(gradient.to_dense().to(dtype).unsqueeze(0)).squeeze(0)
+    return square
+
+
+def looped_square_norms(
+    run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
+) -> Tensor:
+    """One example at a time with autograd: the slowest way, and the one that always works.
+
+    Args:
+        run: gives loss_B.
+        model: the model.
+        parameters: the parameters whose gradients count.
+        inputs: tensors with one row for each example.
+        targets: likewise.
+
+    Returns:
+        square_B, the squared norms.
+    """
+    squares: list[Tensor] = []
+    wanted = list(parameters.values())
+    for i in range(examples_of(inputs, targets)):
+        one = slice(i, i + 1)
+        loss = run(model, rows(inputs, one), rows(targets, one)).sum()
+        squares.append(square_of_gradient(loss, wanted))
+    return torch.stack(squares)
+
+
+def mapped_square_norms(
+    run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
+) -> Tensor:
+    """Chunks of examples with ``torch.func``; a loop where the model cannot be vectorised.
+
+    Args:
+        run: gives loss_B.
+        model: the model.
+        parameters: the parameters whose gradients count, by name in the model.
+        inputs: tensors with one row for each example.
+        targets: likewise.
+
+    Returns:
+        square_B, the squared norms.
+    """
+    dtype = accumulation_dtype(next(iter(parameters.values())).dtype)
+    runner = _Runner(run, model)
+    wanted = {f"model.{name}": p.detach() for name, p in parameters.items()}
+
+    def loss_of_one(values: dict[str, Tensor], leaves: list[Tensor]) -> Tensor:
+        single = iter([leaf.unsqueeze(0) for leaf in leaves])
+        arguments = (_rebuilt(inputs, single), _rebuilt(targets, single))
+        loss_B: Tensor = torch.func.functional_call(runner, values, arguments)
+        return loss_B.sum()
+
+    gradients_of = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, 0))
+    count = examples_of(inputs, targets)
+    size = max(1, HELD_ELEMENTS // sum(p.numel() for p in wanted.values()))
+    leaves = [*_leaves(inputs), *_leaves(targets)]
+    squares: list[Tensor] = []
+    try:
+        for start in range(0, count, size):
+            chunk = slice(start, min(start + size, count))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*performance drop.*")
+                gradients = gradients_of(wanted, [leaf[chunk] for leaf in leaves])
+            found = [square_sums(g.detach().to(dtype)) for g in gradients.values()]
+            squares.append(torch.stack(found).sum(0))
+    except RuntimeError:
+        # Layers without a batching rule, and branches on data. A fault of the model's own shows
+        # again in the loop.
+        return looped_square_norms(run, model, parameters, inputs, targets)
+    return torch.cat(squares)
+
+
+class _Runner(nn.Module):
+    """The model and its loss as one module, so that parameters can be swapped by name."""
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        super().__init__()
+        self._run = run
+        self.model = model
+
+    def forward(self, inputs: Any, targets: Any) -> Tensor:
+        """loss_B."""
+        return self._run(self.model, inputs, targets)

@@ -1,0 +1,127 @@
+"""Gradient norms that a plain forward pass pays for: of the last layer, and of the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from goldiprox.schema import ConfigError
+
+__all__ = ["LastLayer", "last_layer_gradient_norms", "logit_gradient_norms", "penultimate_features"]
+
+
+def logit_gradient_norms(log_probs_BC: Tensor, targets_B: Tensor) -> Tensor:
+    """Norm of the cross-entropy's gradient with respect to the logits, ||p - onehot||_2.
+
+    Not the norm over the parameters, but what bounds it up to a factor that depends on the
+    network alone (Katharopoulos & Fleuret 2018); the RHO-LOSS reference code ranks by it.
+
+    Args:
+        log_probs_BC: log-probabilities, nats.
+        targets_B: int64 class labels.
+
+    Returns:
+        bound_B, between 0 and sqrt(2).
+    """
+    probs_BC = log_probs_BC.exp()
+    wrong_BC = probs_BC.scatter(1, targets_B.unsqueeze(1), 0.0)
+    # 1 - p_y as the sum of the others: where p_y is near 1, the subtraction would cancel.
+    missing_B1 = wrong_BC.sum(1, keepdim=True)
+    norm_B: Tensor = torch.linalg.vector_norm(torch.cat([wrong_BC, missing_B1], dim=1), dim=1)
+    return norm_B
+
+
+def last_layer_gradient_norms(
+    log_probs_BC: Tensor, targets_B: Tensor, features_BD: Tensor, *, bias: bool = True
+) -> Tensor:
+    """Exact norm of the cross-entropy's gradient over the last linear layer alone.
+
+    ||p - onehot|| * sqrt(||h||^2 + 1), without the 1 if the layer has no bias. Published code
+    passes it off as GraNd, which is the norm over all layers.
+
+    Args:
+        log_probs_BC: log-probabilities, nats.
+        targets_B: int64 class labels.
+        features_BD: the last layer's inputs h; see :func:`penultimate_features`.
+        bias: whether the layer has a bias.
+
+    Returns:
+        grad_norm_B of the last layer.
+
+    Raises:
+        ConfigError: if the features are not one vector for each example.
+    """
+    if features_BD.dim() != 2 or features_BD.shape[0] != targets_B.shape[0]:
+        raise ConfigError(
+            f"features have shape {tuple(features_BD.shape)}; the last layer's norm needs one "
+            f"vector for each of the {targets_B.shape[0]} examples"
+        )
+    width_B: Tensor = torch.linalg.vector_norm(features_BD.to(log_probs_BC.dtype), dim=1)
+    if bias:
+        width_B = torch.hypot(width_B, torch.ones_like(width_B))
+    return logit_gradient_norms(log_probs_BC, targets_B) * width_B
+
+
+class LastLayer:
+    """What :func:`penultimate_features` caught in the latest forward pass."""
+
+    def __init__(self) -> None:
+        self._layer: nn.Linear | None = None
+        self._features: Tensor | None = None
+
+    @property
+    def features_BD(self) -> Tensor:
+        """The input of the last linear layer, detached.
+
+        Raises:
+            ConfigError: if no linear layer ran yet.
+        """
+        if self._features is None:
+            raise ConfigError(
+                "no linear layer has run inside penultimate_features; run the model in its block, "
+                "and check that the model ends in nn.Linear"
+            )
+        return self._features
+
+    @property
+    def bias(self) -> bool:
+        """Whether that layer has a bias."""
+        return self._layer is not None and self._layer.bias is not None
+
+    def _catch(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, nn.Linear)
+        self._layer, self._features = layer, args[0].detach()
+
+
+@contextmanager
+def penultimate_features(model: nn.Module, layer: str | None = None) -> Iterator[LastLayer]:
+    """Catch the input of the model's last linear layer in ordinary forward passes.
+
+    Args:
+        model: any module.
+        layer: name of the layer, as in ``model.named_modules()``; None takes the linear layer
+            that runs last.
+
+    Yields:
+        An object whose ``features_BD`` and ``bias`` are filled by each forward pass in the block.
+
+    Raises:
+        ConfigError: if there is no such linear layer.
+    """
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    if layer is not None and layer not in linears:
+        known = ", ".join(linears) or "none"
+        raise ConfigError(f'"{layer}" is no linear layer of the model; its linear layers: {known}')
+    if not linears:
+        raise ConfigError("the model has no nn.Linear, so it has no last linear layer")
+    caught = LastLayer()
+    chosen = linears.values() if layer is None else [linears[layer]]
+    handles = [module.register_forward_pre_hook(caught._catch) for module in chosen]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
