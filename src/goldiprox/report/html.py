@@ -1,4 +1,183 @@
-"""One self-contained page."""
+"""One self-contained page from what a comparison wrote."""
+
+from __future__ import annotations
+
+import base64
+from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from goldiprox.records.files import read_json, whole_file
+from goldiprox.report import formats
+from goldiprox.report.figures import accuracy_figure, chosen_figure, cost_figure
+from goldiprox.report.tables import (
+    batch_table,
+    has_noise,
+    ledger_table,
+    method_table,
+    seed_table,
+)
+
+__all__ = ["write_report"]
+
+Comparison = dict[str, Any]
+
+GROUPS = {"most-chosen": "most often chosen", "least-chosen": "least often chosen"}
+BADGES = {True: ("paid", "✓", "paid"), False: ("unpaid", "✗", "did not pay")}
+UNDECIDED = ("undecided", "?", "undecided")
+THUMBNAIL = 90
+"""About how many pixels wide a thumbnail is shown."""
+
+
 def write_report(out: Path) -> Path:
-    return out
+    """Write ``report.html`` into the output folder of a comparison.
+
+    Args:
+        out: holds ``comparison.json``, and, of a whole comparison, ``manifest.json`` and
+            ``examples.parquet``; the page does without what is absent.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        CheckpointError: if ``comparison.json`` is absent, or a record is damaged.
+        GoldiproxError: if the page cannot be written.
+    """
+    comparison: Comparison = read_json(out / "comparison.json")
+    manifest: dict[str, Any] = {}
+    if (out / "manifest.json").exists():
+        manifest = read_json(out / "manifest.json")
+    gallery: list[dict[str, Any]] = []
+    if (out / "examples.parquet").exists():
+        gallery = pq.read_table(out / "examples.parquet").to_pylist()
+    page = out / "report.html"
+    text = _render(comparison, manifest, gallery)
+    with whole_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return page
+
+
+def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict[str, Any]]) -> str:
+    environment = Environment(
+        loader=PackageLoader("goldiprox", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=formats.count,
+        flops=formats.flops,
+        memory=formats.memory,
+        percent=formats.share,
+        seconds=formats.seconds,
+        setting=formats.setting,
+    )
+    columns, rows = method_table(comparison)
+    seed_columns, seed_rows = seed_table(comparison)
+    settings = manifest.get("settings") or comparison["settings"]
+    return environment.get_template("report.html").render(
+        comparison=comparison,
+        budget=comparison["protocol"] == "budget",
+        budget_seconds=(settings.get("compare") or {}).get("seconds"),
+        given_target=(settings.get("compare") or {}).get("target") is not None,
+        noisy=has_noise(comparison),
+        seeds=max(entry["seeds"] for entry in comparison["methods"]),
+        answer=_answer(comparison["verdicts"]),
+        verdicts=[
+            {**verdict, "badge": BADGES.get(verdict["paid"], UNDECIDED)}
+            for verdict in comparison["verdicts"]
+        ],
+        columns=columns,
+        groups=[
+            (group, len(list(members))) for group, members in groupby(columns, lambda c: c.group)
+        ],
+        pools=sorted({(entry["batch"], entry["pool"]) for entry in comparison["methods"]}),
+        rows=rows,
+        seed_columns=seed_columns,
+        seed_rows=seed_rows,
+        batches=batch_table(comparison),
+        ledgers=[(entry, ledger_table(entry)) for entry in comparison["methods"]],
+        figures=_figures(comparison),
+        cost=cost_figure(comparison, "cost"),
+        galleries=_galleries(gallery),
+        settings=_flat(settings),
+        command=manifest.get("command"),
+    )
+
+
+def _answer(verdicts: list[dict[str, Any]]) -> str:
+    """The shortest answer that is true."""
+    paid = [verdict["method"] for verdict in verdicts if verdict["paid"]]
+    undecided = [verdict["method"] for verdict in verdicts if verdict["paid"] is None]
+    if paid:
+        return f"Yes: {_listed(paid)}."
+    if undecided:
+        return f"Undecided: {_listed(undecided)}."
+    return "No." if verdicts else "Nothing to judge: only uniform was run."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
+    """Figures with their headings, by section."""
+    kind = "reference seconds" if comparison["protocol"] == "budget" else "wall seconds"
+    accuracy = [
+        ("epoch", "Epochs", "epochs (passes over the pools)", formats.tick),
+        ("step", "Steps", "training steps", formats.tick),
+        ("seconds_charged", "Seconds", f"{kind}, everything charged", formats.tick),
+        ("flops_charged", "FLOPs", "FLOPs, everything charged", formats.flops_tick),
+    ]
+    chosen = [("already_correct", "Already correct", "already correct")]
+    if has_noise(comparison):
+        chosen.insert(0, ("corrupted", "Wrong labels", "wrongly labelled"))
+    return {
+        "accuracy": [
+            (heading, accuracy_figure(comparison, f"accuracy-{field}", field, label, tick))
+            for field, heading, label, tick in accuracy
+        ],
+        "chosen": [
+            (heading, chosen_figure(comparison, f"chosen-{field}", field, label))
+            for field, heading, label in chosen
+        ],
+    }
+
+
+def _galleries(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Examples by method and group, pictures as data URIs; the highest irreducible losses last."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        image = _picture(row["png"]) if row["png"] else None
+        found.setdefault((row["method"], row["group"]), []).append({**row, "image": image})
+    shown = []
+    for (method, group), examples in found.items():
+        heading = f"{method}: {GROUPS[group]}" if group in GROUPS else "Highest irreducible losses"
+        wrong = sum(bool(example["corrupted"]) for example in examples)
+        shown.append({"heading": heading, "examples": examples, "wrong": wrong})
+    return sorted(shown, key=lambda g: g["heading"].startswith("Highest"))
+
+
+def _picture(png: bytes) -> dict[str, Any]:
+    """A thumbnail in the page, enlarged by a whole factor, so that its pixels stay square."""
+    width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
+    scale = max(1, round(THUMBNAIL / max(width, height, 1)))
+    uri = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    return {"uri": uri, "width": scale * width, "height": scale * height}
+
+
+def _flat(value: Any, where: str = "") -> list[tuple[str, str]]:
+    """Settings as (path, value) in their own order."""
+    if isinstance(value, dict):
+        return [
+            pair
+            for key, item in value.items()
+            for pair in _flat(item, f"{where}.{key}" if where else str(key))
+        ]
+    if isinstance(value, list):
+        return [(where, ", ".join(map(str, value)))]
+    return [(where, formats.DASH if value is None else str(value))]

@@ -1,0 +1,332 @@
+"""Figures of a comparison, as SVG to be put inside a page.
+
+Nothing here touches pyplot: every figure is an object of its own, drawn without a display. The
+same comparison gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from goldiprox.records.ledger import CHARGED_PHASES
+from goldiprox.report import formats
+from goldiprox.report.svg import for_page
+
+__all__ = ["MethodStyle", "accuracy_figure", "chosen_figure", "cost_figure", "method_styles"]
+
+Comparison = dict[str, Any]
+
+INK = "#25282d"
+QUIET = "#6a7078"
+HAIRLINE = "#d9dce0"
+WIDTH, HEIGHT = 5.0, 3.6
+NICE = [1, 2, 2.5, 5, 10]
+
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "goldiprox",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": HAIRLINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How a method looks in every figure: colour, marker and dashes all tell it apart."""
+
+    color: str
+    marker: str
+    line: Literal["-"] | tuple[float, tuple[float, ...]] = "-"
+    width: float = 1.6
+
+
+KNOWN = {
+    "uniform": MethodStyle("#868c94", "o"),
+    "uniform-full": MethodStyle("#3d4248", "s", (0, (5, 2))),
+    "rho-loss": MethodStyle("#c8500a", "D", "-", 2.2),
+    "loss": MethodStyle("#0072b2", "^"),
+    "irreducible": MethodStyle("#009e73", "v", (0, (7, 2, 1, 2))),
+}
+"""Greys for the two baselines, the accent for RHO-LOSS; from Okabe and Ito's palette, which is
+safe for the colour-blind."""
+
+OTHERS = (
+    MethodStyle("#a8428a", "P"),
+    MethodStyle("#3a9bd1", "X", (0, (4, 1))),
+    MethodStyle("#b88700", "<"),
+    MethodStyle("#5b3fa8", ">", (0, (2, 1))),
+    MethodStyle("#7a5230", "p"),
+    MethodStyle("#1d6b58", "h", (0, (6, 1, 1, 1, 1, 1))),
+)
+
+PHASE_LOOKS: dict[str, tuple[str, str]] = {
+    "irreducible-training": ("#6d4a8f", "irreducible-loss model"),
+    "irreducible-scoring": ("#b59ccb", "its scoring pass"),
+    "loading": ("#c9ccd1", "loading"),
+    "scoring": ("#e2a13c", "scoring pools"),
+    "training": ("#2f6f9f", "training"),
+}
+
+
+def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
+    """One look per method; methods unknown here get one by their order."""
+    spare = [name for name in names if name not in KNOWN]
+    return {
+        name: KNOWN[name] if name in KNOWN else OTHERS[spare.index(name) % len(OTHERS)]
+        for name in names
+    }
+
+
+@contextmanager
+def _canvas(height: float = HEIGHT) -> Iterator[Figure]:
+    """A figure under this page's settings; matplotlib's own are back in place afterwards."""
+    with mpl.rc_context(SETTINGS):
+        yield Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def accuracy_figure(
+    comparison: Comparison, name: str, x: str, label: str, tick: Callable[[float], str]
+) -> str:
+    """Test accuracy against a cost, one line per method, with the target.
+
+    Args:
+        comparison: what ``comparison.json`` holds.
+        name: prefix of the element ids, unique on the page.
+        x: field of a curve's points; where it differs from the same field without ``_charged``,
+            the latter (the irreducible-loss model for free) is drawn thin and dashed.
+        label: of the x axis.
+        tick: writes a number on the x axis.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    amortised_x = x.removesuffix("_charged")
+    any_amortised = False
+    with _canvas() as figure:
+        axes = figure.add_subplot()
+        styles = method_styles([entry["method"] for entry in comparison["methods"]])
+        for entry in comparison["methods"]:
+            style, points = styles[entry["method"]], entry["curve"]
+            at = [point[x] for point in points]
+            mean = [100 * point["accuracy"]["mean"] for point in points]
+            _line(axes, entry["method"], style, at, mean)
+            deviations = [point["accuracy"]["std"] for point in points]
+            if points and None not in deviations:
+                low = [m - 100 * d for m, d in zip(mean, deviations, strict=True)]
+                high = [min(m + 100 * d, 100.0) for m, d in zip(mean, deviations, strict=True)]
+                axes.fill_between(at, low, high, color=style.color, alpha=0.16, linewidth=0)
+            free = [point[amortised_x] for point in points]
+            if free != at:
+                any_amortised = True
+                (thin,) = axes.plot(
+                    free, mean, color=style.color, linewidth=0.9, linestyle=(0, (2, 2))
+                )
+                thin.set_gid(f"amortised-{_slug(entry['method'])}")
+        # A wild method's band may leave the frame; it must not flatten every other curve.
+        means = [100 * p["accuracy"]["mean"] for e in comparison["methods"] for p in e["curve"]]
+        if means:
+            axes.set_ylim(bottom=min(means) - 0.06 * (max(means) - min(means)) - 0.5)
+        target = comparison.get("target_accuracy")
+        if target is not None:
+            _reference(axes, 100 * target, f"target\n{100 * target:.1f} %")
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label)
+        axes.set_ylabel("test accuracy, %")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE, integer=x in ("step", "epoch")))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+        extra = []
+        if any_amortised:
+            dashes = {"color": QUIET, "linewidth": 0.9, "linestyle": (0, (2, 2))}
+            extra.append(Line2D([], [], label="amortised", **dashes))  # type: ignore[arg-type]
+        _legend(figure, comparison, extra)
+        return _svg(figure, name, f"Test accuracy against {label}", _accuracy_text(comparison))
+
+
+def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> str:
+    """What was chosen over time, one line per method.
+
+    Args:
+        comparison: what ``comparison.json`` holds.
+        name: prefix of the element ids, unique on the page.
+        field: ``corrupted`` or ``already_correct``, of a curve's points.
+        label: of the y axis, without the unit.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with _canvas() as figure:
+        axes = figure.add_subplot()
+        styles = method_styles([entry["method"] for entry in comparison["methods"]])
+        for entry in comparison["methods"]:
+            at = [point["epoch"] for point in entry["curve"]]
+            values = [100 * point[field] for point in entry["curve"]]
+            line = _line(axes, entry["method"], styles[entry["method"]], at, values)
+            line.set_clip_on(False)  # shares of 0 and 100 % lie on the frame
+        if field == "corrupted":
+            own = 100 * comparison["share_corrupted_in_data"]
+            _reference(axes, own, f"in the\ndata\n{own:.1f} %")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        if field == "already_correct":
+            axes.set_ylim(top=100)
+        axes.set_xlabel("epochs")
+        axes.set_ylabel(f"{label}, % of chosen")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE, integer=True))
+        _legend(figure, comparison, [])
+        shares = [
+            f"{e['method']} {formats.share(e['selected_share'][field])}"
+            for e in comparison["methods"]
+        ]
+        description = "Over the whole run: " + ", ".join(shares) + "."
+        return _svg(figure, name, f"{label} among the chosen, against epochs", description)
+
+
+def cost_figure(comparison: Comparison, name: str) -> str:
+    """Where a run's wall seconds went, a bar per method, a piece per phase.
+
+    Args:
+        comparison: what ``comparison.json`` holds.
+        name: prefix of the element ids, unique on the page.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    methods = comparison["methods"]
+    totals = []
+    with _canvas(1.35 + 0.36 * len(methods)) as figure:
+        axes = figure.add_subplot()
+        for row, entry in enumerate(methods):
+            phases = entry["ledger"]["phases"]
+            left = 0.0
+            for phase in CHARGED_PHASES:
+                width = phases.get(phase, {}).get("seconds", 0.0)
+                color = PHASE_LOOKS[phase][0]
+                axes.barh(row, width, 0.62, left, color=color, edgecolor="white", linewidth=0.6)
+                left += width
+            free = sum(cost["seconds"] for p, cost in phases.items() if p not in CHARGED_PHASES)
+            axes.barh(
+                row, free, 0.62, left, color="white", edgecolor=QUIET, hatch="/////", linewidth=0.5
+            )
+            axes.annotate(
+                formats.seconds(left),
+                (left + free, row),
+                (4, 0),
+                textcoords="offset points",
+                verticalalignment="center",
+            )
+            totals.append(f"{entry['method']} {formats.seconds(left)} s")
+        axes.set_yticks(range(len(methods)), [entry["method"] for entry in methods])
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.14)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("wall seconds of a run (number: charged in all)")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.tick(value)))
+        used = {phase for entry in methods for phase in entry["ledger"]["phases"]}
+        handles = [
+            Patch(color=color, label=text)
+            for phase, (color, text) in PHASE_LOOKS.items()
+            if phase in used
+        ]
+        free_look = {"facecolor": "white", "edgecolor": QUIET, "hatch": "/////", "linewidth": 0.5}
+        handles.append(Patch(label="not charged", **free_look))  # type: ignore[arg-type]
+        _put_legend(figure, handles)
+        description = "Charged per run: " + ", ".join(totals) + "."
+        return _svg(figure, name, "Wall seconds by phase and method", description)
+
+
+def _line(
+    axes: Axes, method: str, style: MethodStyle, at: list[float], values: list[float]
+) -> Line2D:
+    (line,) = axes.plot(
+        at,
+        values,
+        color=style.color,
+        linestyle=style.line,
+        linewidth=style.width,
+        marker=style.marker,
+        markersize=4.2,
+        markeredgewidth=0,
+        markevery=max(1, len(at) // 12),
+        zorder=3 if method == "rho-loss" else 2,
+    )
+    line.set_gid(f"line-{_slug(method)}")
+    return line
+
+
+def _reference(axes: Axes, value: float, text: str) -> None:
+    """A dotted line, named outside the axes, where no curve runs through the name."""
+    axes.axhline(value, color=INK, linewidth=0.9, linestyle=":", zorder=1)
+    axes.text(
+        1.015, value, text, transform=axes.get_yaxis_transform(), va="center", fontsize="small"
+    )
+
+
+def _legend(figure: Figure, comparison: Comparison, extra: list[Line2D]) -> None:
+    handles = []
+    styles = method_styles([entry["method"] for entry in comparison["methods"]])
+    for method, style in styles.items():
+        handle = Line2D([], [], color=style.color, linestyle=style.line, linewidth=style.width)
+        handle.set(marker=style.marker, markersize=4.2, markeredgewidth=0, label=method)
+        handles.append(handle)
+    _put_legend(figure, handles + extra)
+
+
+def _put_legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=3,
+        handlelength=3.4,
+        columnspacing=1.4,
+        borderpad=0.0,
+        labelspacing=0.35,
+    )
+
+
+def _accuracy_text(comparison: Comparison) -> str:
+    best = [
+        f"{entry['method']} {formats.accuracy_spread(entry['best_accuracy'])} %"
+        for entry in comparison["methods"]
+    ]
+    return "Best accuracy: " + ", ".join(best) + "."
+
+
+def _slug(method: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9]+", "-", method)
+
+
+def _svg(figure: Figure, name: str, title: str, description: str) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    return for_page(buffer.getvalue(), name=name, title=title, description=description)

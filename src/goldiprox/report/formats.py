@@ -1,0 +1,112 @@
+"""Numbers as a reader wants them: no more digits than the measurement carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "DASH",
+    "accuracy",
+    "accuracy_spread",
+    "count",
+    "flops",
+    "flops_tick",
+    "memory",
+    "seconds",
+    "setting",
+    "share",
+    "speedup",
+    "tick",
+]
+
+DASH = "–"
+"""Stands where there is no number; the page says why."""
+
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def accuracy(value: float | None) -> str:
+    """A share of 1 in percent, without the sign: ``81.5``."""
+    return DASH if value is None else f"{100 * value:.1f}"
+
+
+def accuracy_spread(spread: dict[str, Any]) -> str:
+    """Mean and standard deviation over seeds in percent: ``81.5 ± 0.4``; one seed has none."""
+    deviation = spread.get("std")
+    extra = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return accuracy(spread.get("mean")) + extra
+
+
+def share(value: float | None) -> str:
+    """A share of 1 in percent, with the sign: ``9.2 %``; small ones keep a digit that counts."""
+    if value is None:
+        return DASH
+    if 0 < value < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * value:.1f} %"
+
+
+def count(value: float | None) -> str:
+    """A whole number, thousands apart: ``1,128``; a mean over seeds may keep one digit."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if abs(value - round(value)) < 0.05 else f"{value:,.1f}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, two to three digits: ``0.41``, ``8.8``, ``1,234``."""
+    if value is None:
+        return DASH
+    if value == 0:
+        return "0"
+    if value < 0.01:
+        return "< 0.01"
+    # Compared after rounding: 9.96 is "10.0", not "9.96" with one digit more than 10.1.
+    if round(value, 2) < 1:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if round(value, 1) < 100 else f"{value:,.0f}"
+
+
+def flops(value: float | None) -> str:
+    """Floating-point operations, three digits: ``12.0 T`` for 1.2e13."""
+    if value is None:
+        return DASH
+    for scale, prefix in _PREFIXES:
+        scaled = value / scale
+        if float(f"{scaled:.3g}") >= 1:
+            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+            return f"{scaled:,.{digits}f} {prefix}"
+    return f"{value:.0f}"
+
+
+def speedup(ratio: float | None) -> str:
+    """A ratio with the times sign: ``4.9×``, ``0.29×``."""
+    if ratio is None:
+        return DASH
+    digits = 2 if ratio < 0.995 else 1 if ratio < 99.5 else 0
+    return f"{ratio:,.{digits}f}×"
+
+
+def memory(value: float) -> str:
+    """Bytes: ``976 MB``, ``1.2 GB``; zero was not measured."""
+    if not value:
+        return DASH
+    return f"{value / 1e9:.1f} GB" if value >= 999.5e6 else f"{value / 1e6:.0f} MB"
+
+
+def tick(value: float) -> str:
+    """A number beside an axis: as short as it is: ``0.5``, ``8``, ``12,000``."""
+    return f"{value:,.10g}"
+
+
+def flops_tick(value: float) -> str:
+    """Floating-point operations beside an axis: ``80 G``."""
+    for scale, prefix in _PREFIXES:
+        if value >= scale:
+            return f"{value / scale:.10g} {prefix}"
+    return tick(value)
+
+
+def setting(value: float) -> str:
+    """A share that somebody chose, in percent: ``10 %``, ``2.5 %``."""
+    return f"{100 * value:.4g} %"

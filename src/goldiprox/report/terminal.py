@@ -1,0 +1,64 @@
+"""The end of ``compare`` on the terminal: a short table and the verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from goldiprox.report import formats
+
+__all__ = ["terminal_table", "verdict_lines"]
+
+MARKS = {True: "✓", False: "✗", None: "?"}
+
+
+def terminal_table(comparison: dict[str, Any]) -> Table:
+    """Who got how far, and what the target cost; the page has the rest.
+
+    Args:
+        comparison: what ``comparison.json`` holds.
+
+    Returns:
+        A table that fits into 100 columns.
+    """
+    target = comparison["target_accuracy"]
+    setting = "" if target is None else f", target {100 * target:.1f} %"
+    title = f"{comparison['dataset']}, {comparison['model']['name']}{setting}"
+    table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold")
+    headings = [
+        "best acc\n%",
+        "final acc\n%",
+        "seeds\nthere",
+        "steps to\ntarget",
+        "speedup\nsteps",
+        "speedup\nseconds*",
+        "FLOPs to\ntarget*",
+        "wrong\nlabels %",
+    ]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison["methods"]:
+        speedup = entry["speedup_over_uniform"]
+        steps = entry["steps_to_target"]
+        table.add_row(
+            Text(entry["method"]),
+            formats.accuracy_spread(entry["best_accuracy"]),
+            formats.accuracy_spread(entry["final_accuracy"]),
+            f"{steps['reached']}/{entry['seeds']}",
+            formats.count(steps["mean_curve"]),
+            formats.speedup(speedup["steps"]),
+            formats.speedup(speedup["seconds_charged"]),
+            formats.flops(entry["flops_to_target"]["charged"]["mean_curve"]),
+            formats.accuracy(entry["selected_share"]["corrupted"]),
+        )
+    table.caption = "* with the irreducible-loss model and the scoring charged; over uniform"
+    return table
+
+
+def verdict_lines(comparison: dict[str, Any]) -> list[str]:
+    """The verdicts, each with a mark in front: paid, did not, undecided."""
+    return [f"{MARKS[verdict['paid']]} {verdict['sentence']}" for verdict in comparison["verdicts"]]
