@@ -163,8 +163,8 @@ class IrreducibleConfig:
     patience: int = 2
     """Stop after this many epochs without a lower loss on the held-out validation part."""
 
-    batch: int = 128
-    """Examples per step."""
+    batch: int | None = None
+    """Examples per step; unless given a hundredth of the holdout set, between 32 and 512."""
 
     lr: float = 1e-3
     """Learning rate of AdamW."""
@@ -182,7 +182,7 @@ class IrreducibleConfig:
     """Seed of its initial weights and of the order of its data."""
 
     def __post_init__(self) -> None:
-        self.training("mlp-128")
+        self.training("mlp-128", 1000)
 
     def resolved_model(self, target_model: str, channels: int) -> str:
         """The model's name, ``auto`` resolved."""
@@ -190,13 +190,21 @@ class IrreducibleConfig:
             return self.model
         return "small-cnn" if channels == 3 and not target_model.startswith("mlp") else "mlp-128"
 
-    def training(self, model: str) -> TrainConfig:
-        """Its training run: every example of the holdout set, shuffled, no selection."""
+    def training(self, model: str, holdout: int) -> TrainConfig:
+        """Its training run: every example of the holdout set, shuffled, no selection.
+
+        Args:
+            model: the model's name, ``auto`` resolved.
+            holdout: size of the holdout set.
+        """
+        batch = min(
+            holdout, max(32, min(512, holdout // 100)) if self.batch is None else self.batch
+        )
         return TrainConfig(
             model=model,
             method="uniform",
-            batch=self.batch,
-            pool=self.batch,
+            batch=batch,
+            pool=batch,
             epochs=self.epochs,
             lr=self.lr,
             weight_decay=self.weight_decay,

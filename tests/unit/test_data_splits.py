@@ -8,8 +8,9 @@ import torch
 
 from goldiprox.data.datasets import Dataset, load, make_dataset
 from goldiprox.data.examples import Examples
-from goldiprox.data.splits import DataConfig, make_splits, seeded_generator
+from goldiprox.data.splits import DataConfig, make_splits
 from goldiprox.schema import ConfigError, DataError
+from goldiprox.seeds import stream
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_noise_is_the_same_whatever_the_split(dataset):
         return full.targets_N[full.ids_N.argsort()]
 
     assert torch.equal(labels(holdout=0.5), labels(holdout=0.2))
-    assert not torch.equal(labels(), labels(seed=1))
+    assert not torch.equal(labels(), labels(data_seed=1))
 
 
 def test_noise_reaches_all_parts_but_the_test_set(dataset):
@@ -79,9 +80,9 @@ def test_noise_reaches_all_parts_but_the_test_set(dataset):
 
 
 def test_a_seed_fixes_everything(dataset):
-    one = make_splits(dataset, config(label_noise=0.1, duplicate=1.5, seed=4)).describe()
-    two = make_splits(dataset, config(label_noise=0.1, duplicate=1.5, seed=4)).describe()
-    three = make_splits(dataset, config(label_noise=0.1, duplicate=1.5, seed=5)).describe()
+    one = make_splits(dataset, config(label_noise=0.1, duplicate=1.5, data_seed=4)).describe()
+    two = make_splits(dataset, config(label_noise=0.1, duplicate=1.5, data_seed=4)).describe()
+    three = make_splits(dataset, config(label_noise=0.1, duplicate=1.5, data_seed=5)).describe()
     assert one == two
     assert one["label_digests"]["train"] != three["label_digests"]["train"]
     assert one["label_digests"]["test"] == three["label_digests"]["test"]
@@ -90,13 +91,13 @@ def test_a_seed_fixes_everything(dataset):
 
 def test_purposes_have_unrelated_generators():
     draws = {
-        (seed, purpose): torch.rand(3, generator=seeded_generator(seed, purpose)).tolist()
+        (seed, purpose): torch.rand(3, generator=stream(seed, purpose)).tolist()
         for seed in (0, 1)
         for purpose in ("noise", "split")
     }
     assert len({tuple(value) for value in draws.values()}) == 4
     expected = int.from_bytes(hashlib.sha256(b"0/noise").digest()[:8], "little") >> 1
-    assert seeded_generator(0, "noise").initial_seed() == expected
+    assert stream(0, "noise").initial_seed() == expected
 
 
 def test_full_is_everything_but_test(dataset):
@@ -176,7 +177,7 @@ def test_examples_of_different_stores_do_not_mix(dataset):
         ({"validation": 1.0}, "validation 1.0 is impossible: give a share of the holdout set"),
         ({"label_noise": 1.0}, "label noise 1.0 is impossible"),
         ({"duplicate": 0.5}, "duplicate 0.5 is impossible"),
-        ({"seed": -1}, "seed -1 is negative"),
+        ({"data_seed": -1}, "data-seed -1 is negative"),
         ({"holdout": float("nan")}, "holdout nan is impossible"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +14,9 @@ from goldiprox.data.noise import LabelNoise, corrupt_uniform, duplicate
 from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.store import Dataset
 from goldiprox.schema import ConfigError
+from goldiprox.seeds import stream
 
-__all__ = ["DataConfig", "Examples", "Splits", "make_splits", "seeded_generator"]
+__all__ = ["DataConfig", "Examples", "Splits", "make_splits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class DataConfig:
     """Share of the holdout set on which the irreducible-loss model's best checkpoint is chosen,
     so that the test set is never used for a choice."""
 
-    seed: int = 0
+    data_seed: int = 0
     """Seed of the split, of the label noise and of the duplication."""
 
     augment: bool = True
@@ -71,8 +71,10 @@ class DataConfig:
                     f"{field} {value} is impossible: give a share {purpose} between 0 and 1, "
                     "both excluded"
                 )
-        if self.seed < 0:
-            raise ConfigError(f"seed {self.seed} is negative: give 0 or a positive whole number")
+        if self.data_seed < 0:
+            raise ConfigError(
+                f"--data-seed {self.data_seed} is negative: give 0 or a positive whole number"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,20 +142,6 @@ class Splits:
         }
 
 
-def seeded_generator(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose, independent of those for others with the same seed.
-
-    Args:
-        seed: the user's seed.
-        purpose: a name that must not change, since results depend on it.
-
-    Returns:
-        A CPU generator, seeded from the sha256 of seed and purpose.
-    """
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
 def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
     """Corrupt labels, split, then duplicate, each from a generator of its own.
 
@@ -190,9 +178,9 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
         config.label_noise,
         dataset.num_classes,
         config.redraw_original,
-        seeded_generator(config.seed, "noise"),
+        stream(config.data_seed, "noise"),
     )
-    shuffled = rows_N[torch.randperm(len(rows_N), generator=seeded_generator(config.seed, "split"))]
+    shuffled = rows_N[torch.randperm(len(rows_N), generator=stream(config.data_seed, "split"))]
     stride = len(dataset.store)
 
     def examples(ids_N: Tensor) -> Examples:
@@ -208,7 +196,7 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
     train_ids = duplicate(
         shuffled[held:].sort().values,
         config.duplicate,
-        seeded_generator(config.seed, "duplicate"),
+        stream(config.data_seed, "duplicate"),
         stride=stride,
     )
     preprocess = dataset.preprocess

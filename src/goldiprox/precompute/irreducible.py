@@ -57,7 +57,7 @@ def irreducible_table(
         for every id of ``splits.train``, and its provenance, costs included.
     """
     name = config.resolved_model(target_model, splits.train.store.example_shape[0])
-    settings = config.training(name)
+    settings = config.training(name, len(splits.holdout))
     run = {"data": asdict(splits.config), "irreducible": asdict(replace(config, model=name))}
     trained = train(
         settings,

@@ -57,7 +57,9 @@ def register(entry: Method) -> Method:
         ConfigError: if the name is taken.
     """
     if entry.name in METHODS:
-        raise ConfigError(f'a method named "{entry.name}" is registered already; choose another name')
+        raise ConfigError(
+            f'a method named "{entry.name}" is registered already; choose another name'
+        )
     METHODS[entry.name] = entry
     return entry
 

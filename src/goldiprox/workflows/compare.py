@@ -260,7 +260,7 @@ def _calibrate(
             loop = Loop(run, entry.task(splits), irreducible=table, factory=factory)
             kinds[_kind(entry, batch)] = loop.one_step
     if table is not None and "config" in table.provenance and (out / "irreducible").exists():
-        settings = irreducible.training(table.provenance["model"])
+        settings = irreducible.training(table.provenance["model"], len(splits.holdout))
         holdout = Task(
             train=splits.holdout,
             evaluation=splits.validation,
