@@ -95,6 +95,8 @@ class ScoringPass:
         logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
         per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
     ) -> None:
+        if micro_batch is not None and micro_batch < 1:
+            raise ConfigError(f"micro_batch is {micro_batch}; it must be at least 1, or None")
         self.model = model
         self.precision = precision
         self.micro_batch = micro_batch
@@ -133,7 +135,7 @@ class ScoringPass:
             ):
                 for part in micro_batches(batch, self.micro_batch):
                     if self._per_example_loss is not None:
-                        losses.append(self._per_example_loss(self.model, part).float())
+                        losses.append(self._own_losses(part))
                         continue
                     logits_BC = self._logits(self.model, part).float()
                     if "loss_B" in wanted:
@@ -145,6 +147,18 @@ class ScoringPass:
             if log_probs:
                 found["log_probs_BC"] = stack_outputs(log_probs)
         return Evidence(ids_B=ids_B, **found)
+
+    def _own_losses(self, part: Batch) -> Tensor:
+        assert self._per_example_loss is not None
+        loss_B = self._per_example_loss(self.model, part)
+        count = int(ids_of(part).shape[0])
+        if loss_B.shape != (count,):
+            # A mean or a column would broadcast against other evidence and choose nonsense.
+            raise ConfigError(
+                f"per_example_loss returned the shape {tuple(loss_B.shape)} for {count} examples; "
+                'return one loss for each (reduction="none", averaged over anything but examples)'
+            )
+        return loss_B.float()
 
     def _check(self, size: int, wanted: frozenset[str]) -> None:
         is_cut = self.micro_batch is not None and self.micro_batch < size
