@@ -1,0 +1,131 @@
+"""Batches of any structure: ids, targets, taking and cutting."""
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from goldiprox.batch import (
+    cross_entropy_losses,
+    default_logits,
+    ids_of,
+    micro_batches,
+    require_targets,
+    take,
+    targets_of,
+)
+from goldiprox.schema import DataError
+
+IDS = torch.tensor([50, 30, 10, 40, 20])
+INPUTS = torch.arange(15.0).view(5, 3)
+TARGETS = torch.tensor([0, 1, 2, 0, 1])
+NAMES = ["e", "c", "a", "d", "b"]
+
+TUPLE = (IDS, INPUTS, TARGETS, NAMES)
+DICT = {"id": IDS, "x": INPUTS, "labels": TARGETS, "names": NAMES, "scale": torch.tensor(2.0)}
+Named = namedtuple("Named", "ids inputs targets")
+
+
+class Net(nn.Module):
+    def forward(self, x, scale=None):
+        return x if scale is None else x * scale
+
+
+class Wrapped(nn.Module):
+    def forward(self, x):
+        return SimpleNamespace(logits=x + 1, loss=None)
+
+
+def test_ids_and_targets_stand_where_they_should():
+    assert torch.equal(ids_of(TUPLE), IDS)
+    assert torch.equal(ids_of(DICT), IDS)
+    assert ids_of((IDS.int(),)).dtype == torch.int64
+    assert torch.equal(targets_of(TUPLE), TARGETS)
+    assert targets_of((IDS, INPUTS)) is None
+    for key in ("labels", "label", "targets", "target"):
+        assert torch.equal(require_targets({"id": IDS, "x": INPUTS, key: TARGETS}), TARGETS)
+
+
+@pytest.mark.parametrize(
+    "batch", [(INPUTS, TARGETS), {"x": INPUTS}, (IDS.float(), INPUTS), (NAMES, INPUTS)]
+)
+def test_a_batch_without_ids_is_refused_with_the_remedy(batch):
+    with pytest.raises(DataError, match=r"goldiprox\.with_ids"):
+        ids_of(batch)
+
+
+def test_a_batch_without_targets_is_refused_with_the_remedy():
+    with pytest.raises(DataError, match="per_example_loss"):
+        require_targets((IDS, INPUTS))
+    with pytest.raises(DataError, match="labels, label, targets, target"):
+        cross_entropy_losses(INPUTS, {"id": IDS, "x": INPUTS})
+
+
+def test_taking_keeps_the_structure_and_the_order_asked_for():
+    positions = torch.tensor([4, 0, 2])
+    ids, inputs, targets, names = take(TUPLE, positions)
+    assert ids.tolist() == [20, 50, 10]
+    assert torch.equal(inputs, INPUTS[[4, 0, 2]])
+    assert targets.tolist() == [1, 0, 2]
+    assert names == ["b", "e", "a"]
+    found = take(DICT, positions)
+    assert list(found) == list(DICT)
+    assert found["names"] == ["b", "e", "a"]
+    assert found["scale"] is DICT["scale"]
+
+
+def test_taking_goes_into_nested_structures():
+    batch = {"id": IDS, "views": (INPUTS, {"mask": INPUTS > 3}), "labels": TARGETS}
+    found = take(batch, torch.tensor([1]))
+    assert torch.equal(found["views"][0], INPUTS[1:2])
+    assert torch.equal(found["views"][1]["mask"], INPUTS[1:2] > 3)
+    named = take(Named(IDS, INPUTS, TARGETS), torch.tensor([3, 3]))
+    assert isinstance(named, Named)
+    assert named.ids.tolist() == [40, 40]
+    assert isinstance(take([IDS, INPUTS], torch.tensor([0])), list)
+
+
+def test_a_tuple_with_as_many_parts_as_examples_is_still_a_batch():
+    batch = (torch.tensor([7, 8, 9]), torch.eye(3), torch.tensor([0, 1, 2]))
+    ids, inputs, targets = take(batch, torch.tensor([2]))
+    assert (ids.tolist(), inputs.tolist(), targets.tolist()) == ([9], [[0, 0, 1]], [2])
+
+
+def test_taking_nothing_leaves_an_empty_batch():
+    ids, inputs, targets, names = take(TUPLE, torch.empty(0, dtype=torch.int64))
+    assert (ids.shape, inputs.shape, targets.shape) == ((0,), (0, 3), (0,))
+    assert names == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, None])
+@pytest.mark.parametrize("batch", [TUPLE, DICT], ids=["tuple", "dict"])
+def test_micro_batches_join_to_the_whole(batch, size):
+    parts = list(micro_batches(batch, size))
+    assert torch.equal(torch.cat([ids_of(p) for p in parts]), IDS)
+    assert all(len(ids_of(p)) <= (size or 5) for p in parts)
+    assert len(parts) == -(-5 // (size or 5))
+    names = [p["names"] if isinstance(p, dict) else p[3] for p in parts]
+    assert [name for part in names for name in part] == NAMES
+    if size is None or size >= 5:
+        assert parts[0] is batch
+
+
+def test_logits_from_tuples_dicts_and_wrapped_outputs():
+    assert torch.equal(default_logits(Net(), TUPLE), INPUTS)
+    only_inputs = {"id": IDS, "x": INPUTS, "labels": TARGETS, "scale": torch.tensor(2.0)}
+    assert torch.equal(default_logits(Net(), only_inputs), INPUTS * 2)
+    assert torch.equal(default_logits(Wrapped(), TUPLE), INPUTS + 1)
+
+
+def test_losses_are_per_example_and_float32():
+    loss_B = cross_entropy_losses(INPUTS.bfloat16(), TUPLE)
+    assert loss_B.dtype == torch.float32
+    by_hand = [
+        float(torch.logsumexp(row.double(), 0) - row.double()[t])
+        for row, t in zip(INPUTS.bfloat16(), TARGETS.tolist(), strict=True)
+    ]
+    assert torch.allclose(loss_B.double(), torch.tensor(by_hand).double(), atol=1e-6)
+    assert not torch.allclose(loss_B, F.cross_entropy(INPUTS, TARGETS).expand(5))
