@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ def whole_file(path: Path) -> Iterator[Path]:
             "Free some space or choose another --out"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Suppressed: where the folder could not even be made, this would hide the error above.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

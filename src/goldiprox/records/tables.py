@@ -136,7 +136,8 @@ class ScoreTable:
         note = {"format": FORMAT, "provenance": dict(self.provenance)}
         table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(note)})
         with whole_file(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            # Without checksums a flipped bit becomes another loss and nobody notices.
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     @staticmethod
     def read(path: Path) -> ScoreTable:
@@ -146,19 +147,20 @@ class ScoreTable:
             TableError: if the file is absent, damaged or not a score table.
         """
         try:
-            table = pq.read_table(path)
+            if path.is_dir():  # pyarrow would read every Parquet file in it as one table
+                raise IsADirectoryError(f"{path} is a folder")
+            table = pq.read_table(path, page_checksum_verification=True)
         except FileNotFoundError as error:
             raise TableError(f"score table {path} does not exist") from error
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             first = str(error).splitlines()[0]
             raise TableError(f"score table {path} is damaged or not Parquet: {first}") from error
-        note = (table.schema.metadata or {}).get(METADATA_KEY)
-        if note is None or "id" not in table.column_names:
+        header = _header(table)
+        if header is None:
             raise TableError(
-                f"{path} is Parquet but not a score table: it has no id column or no provenance; "
-                "make one with: goldiprox irreducible"
+                f"{path} is Parquet but not a score table: it lacks whole-number ids, numeric "
+                "scores or provenance; make one with: goldiprox irreducible"
             )
-        header = json.loads(note)
         if header.get("format") != FORMAT:
             raise TableError(
                 f"score table {path} has format {header.get('format')}, this version reads "
@@ -171,6 +173,25 @@ class ScoreTable:
             provenance=header["provenance"],
             path=path,
         )
+
+
+def _header(table: pa.Table) -> dict[str, Any] | None:
+    """The note that a score table carries; None where the file is something else."""
+    try:
+        header = json.loads((table.schema.metadata or {})[METADATA_KEY])
+    except (KeyError, ValueError):
+        return None
+    ids = table["id"] if "id" in table.column_names else None
+    if ids is None or not pa.types.is_integer(ids.type) or ids.null_count:
+        return None
+    if not all(_is_number(table[name].type) for name in table.column_names):
+        return None
+    is_header = isinstance(header, dict) and isinstance(header.get("provenance"), dict)
+    return header if is_header else None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 _MEANING = {"fingerprint": "data", "label_digest": "labels (noise, seed or split differ)"}
