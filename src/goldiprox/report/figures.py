@@ -31,7 +31,7 @@ Comparison = dict[str, Any]
 INK = "#25282d"
 QUIET = "#6a7078"
 HAIRLINE = "#d9dce0"
-WIDTH, HEIGHT = 5.0, 3.6
+WIDTH, HEIGHT = 4.5, 3.3
 NICE = [1, 2, 2.5, 5, 10]
 
 SETTINGS: Any = {
@@ -90,7 +90,7 @@ PHASE_LOOKS: dict[str, tuple[str, str]] = {
     "irreducible-training": ("#6d4a8f", "irreducible-loss model"),
     "irreducible-scoring": ("#b59ccb", "its scoring pass"),
     "loading": ("#c9ccd1", "loading"),
-    "scoring": ("#e2a13c", "scoring pools"),
+    "scoring": ("#e2a13c", "scoring, choosing"),
     "training": ("#2f6f9f", "training"),
 }
 
@@ -155,7 +155,7 @@ def accuracy_figure(
             axes.set_ylim(bottom=min(means) - 0.06 * (max(means) - min(means)) - 0.5)
         target = comparison.get("target_accuracy")
         if target is not None:
-            _reference(axes, 100 * target, f"target\n{100 * target:.1f} %")
+            _reference(axes, 100 * target, f"target\n{100 * target:.1f}\u00a0%")
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy, %")
@@ -259,7 +259,7 @@ def cost_figure(comparison: Comparison, name: str) -> str:
         ]
         free_look = {"facecolor": "white", "edgecolor": QUIET, "hatch": "/////", "linewidth": 0.5}
         handles.append(Patch(label="not charged", **free_look))  # type: ignore[arg-type]
-        _put_legend(figure, handles)
+        _put_legend(figure, handles, handlelength=1.3)
         description = "Charged per run: " + ", ".join(totals) + "."
         return _svg(figure, name, "Wall seconds by phase and method", description)
 
@@ -286,9 +286,7 @@ def _line(
 def _reference(axes: Axes, value: float, text: str) -> None:
     """A dotted line, named outside the axes, where no curve runs through the name."""
     axes.axhline(value, color=INK, linewidth=0.9, linestyle=":", zorder=1)
-    axes.text(
-        1.015, value, text, transform=axes.get_yaxis_transform(), va="center", fontsize="small"
-    )
+    axes.text(1.015, value, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
 
 
 def _legend(figure: Figure, comparison: Comparison, extra: list[Line2D]) -> None:
@@ -301,13 +299,15 @@ def _legend(figure: Figure, comparison: Comparison, extra: list[Line2D]) -> None
     _put_legend(figure, handles + extra)
 
 
-def _put_legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
+def _put_legend(
+    figure: Figure, handles: Sequence[Line2D | Patch], handlelength: float = 2.9
+) -> None:
     figure.legend(
         handles=handles,
         loc="outside upper left",
         ncols=3,
-        handlelength=3.4,
-        columnspacing=1.4,
+        handlelength=handlelength,
+        columnspacing=1.1,
         borderpad=0.0,
         labelspacing=0.35,
     )

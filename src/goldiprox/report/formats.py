@@ -42,8 +42,8 @@ def share(value: float | None) -> str:
     if value is None:
         return DASH
     if 0 < value < 0.0005:
-        return "< 0.1 %"
-    return f"{100 * value:.1f} %"
+        return "< 0.1\u00a0%"
+    return f"{100 * value:.1f}\u00a0%"
 
 
 def count(value: float | None) -> str:
@@ -109,4 +109,4 @@ def flops_tick(value: float) -> str:
 
 def setting(value: float) -> str:
     """A share that somebody chose, in percent: ``10 %``, ``2.5 %``."""
-    return f"{100 * value:.4g} %"
+    return f"{100 * value:.4g}\u00a0%"

@@ -75,6 +75,7 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
         percent=formats.share,
         seconds=formats.seconds,
         setting=formats.setting,
+        tick=formats.tick,
     )
     columns, rows = method_table(comparison)
     seed_columns, seed_rows = seed_table(comparison)
@@ -84,6 +85,7 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
         budget=comparison["protocol"] == "budget",
         budget_seconds=(settings.get("compare") or {}).get("seconds"),
         given_target=(settings.get("compare") or {}).get("target") is not None,
+        judged=any(column.key == "redundant" for column in columns),
         noisy=has_noise(comparison),
         seeds=max(entry["seeds"] for entry in comparison["methods"]),
         answer=_answer(comparison["verdicts"]),

@@ -18,7 +18,7 @@ PHASE_NAMES = {
     "irreducible-training": "irreducible-loss model: training",
     "irreducible-scoring": "irreducible-loss model: scoring the data",
     "loading": "loading",
-    "scoring": "scoring pools",
+    "scoring": "scoring pools and choosing",
     "training": "training",
     "evaluation": "evaluation (not charged)",
     "records": "records (not charged)",
