@@ -24,9 +24,8 @@ from goldiprox.evidence.gradients.fallback import (
     square_of_gradient,
 )
 from goldiprox.evidence.gradients.ledger import Ledger
-from goldiprox.evidence.gradients.norm_rules import BATCH_STATISTICS
 from goldiprox.evidence.gradients.products import accumulation_dtype
-from goldiprox.evidence.gradients.tape import Call, Probe, Tape, reachable
+from goldiprox.evidence.gradients.tape import BATCH_STATISTICS, Call, Probe, Tape, reachable
 from goldiprox.schema import ConfigError
 
 __all__ = [
@@ -100,8 +99,9 @@ def gradient_norms(
         Norms, and the losses and outputs of the same pass.
 
     Raises:
-        ConfigError: if BatchNorm would use the batch's statistics; if the loss is not one number
-            for each example; if no parameter is trainable; if a random layer (dropout) is active
+        ConfigError: if BatchNorm would use the batch's statistics, or an embedding depends on its
+            batch (``max_norm``, ``scale_grad_by_freq``); if the loss is not one number for each
+            example; if no parameter is trainable; if a random layer (dropout) is active
             in a model that needs a second pass.
 
     Source: Goodfellow 2015 (arXiv:1510.01799), Rochette et al. 2019 (arXiv:1912.06015),
@@ -115,8 +115,7 @@ def gradient_norms(
         raise ConfigError(f"micro_batch is {micro_batch}; it must be at least 1")
     engine = _Engine(model, per_example_loss, forward)
     with _undisturbed(model), torch.enable_grad():
-        if min(size, count) > 1:
-            engine.probe(rows(inputs, slice(0, 1)))
+        engine.probe(rows(inputs, slice(0, 1)))
         parts = []
         for start in range(0, count, size):
             chunk = slice(start, min(start + size, count))

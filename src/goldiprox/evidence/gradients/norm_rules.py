@@ -12,14 +12,8 @@ from torch.nn import functional as F
 from goldiprox.evidence.gradients.ledger import Examples, Ledger
 from goldiprox.evidence.gradients.operations import LookUp, Operation, Rule, Weight, channel_sums
 from goldiprox.evidence.gradients.products import accumulation_dtype
-from goldiprox.schema import ConfigError
 
-__all__ = ["BATCH_STATISTICS", "NORM_RULES"]
-
-BATCH_STATISTICS = (
-    "per-example gradients are not defined for BatchNorm with the statistics of the batch, which "
-    "mix the examples; put the model in evaluation mode: model.eval()"
-)
+__all__ = ["NORM_RULES"]
 
 
 @dataclass(frozen=True)
@@ -176,10 +170,8 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Operation | None:
-    del momentum
-    if training or running_mean is None or running_var is None:
-        raise ConfigError(BATCH_STATISTICS)
-    if not examples.lead or input.dim() < 2:
+    del input, momentum
+    if not examples.lead or training or running_mean is None or running_var is None:
         return None
     scale, shift = look_up(weight), look_up(bias)
     _announce_affine(ledger, scale, shift)

@@ -22,7 +22,6 @@ from goldiprox.evidence.gradients.ledger import Examples, Ledger
 from goldiprox.evidence.gradients.norm_rules import NORM_RULES
 from goldiprox.evidence.gradients.operations import LookUp, Operation, Rule, Weight, channel_sums
 from goldiprox.evidence.gradients.products import ConvUse, LookupUse, OuterUse, accumulation_dtype
-from goldiprox.schema import ConfigError
 
 __all__ = ["RULES"]
 
@@ -119,11 +118,7 @@ def _embedding(
 ) -> Operation | None:
     del input, norm_type, sparse
     if max_norm is not None or scale_grad_by_freq:
-        setting = "max_norm" if max_norm is not None else "scale_grad_by_freq"
-        raise ConfigError(
-            f"an embedding with {setting} changes with the batch that it sees, so per-example "
-            f"gradients are not defined; make it without {setting}"
-        )
+        return None
     if padding_idx is not None:
         padding_idx %= weight.shape[0]
     found = _Embedding(ledger, examples, look_up(weight), padding_idx)

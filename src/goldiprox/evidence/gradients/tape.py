@@ -23,13 +23,21 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from goldiprox.evidence.gradients.ledger import Examples, Ledger
-from goldiprox.evidence.gradients.norm_rules import BATCH_STATISTICS
 from goldiprox.evidence.gradients.operations import Expansion, Operation, Tap, Weight
 from goldiprox.evidence.gradients.products import square_sums
 from goldiprox.evidence.gradients.rules import RULES
 from goldiprox.schema import ConfigError
 
-__all__ = ["Call", "Probe", "Tape", "reachable"]
+__all__ = ["BATCH_STATISTICS", "Call", "Probe", "Tape", "reachable"]
+
+BATCH_STATISTICS = (
+    "per-example gradients are not defined for BatchNorm with the statistics of the batch, which "
+    "mix the examples; put the model in evaluation mode: model.eval()"
+)
+BATCH_DEPENDENT_EMBEDDING = (
+    "an embedding with {0} changes with the batch that it sees, so per-example gradients are not "
+    "defined; make it without {0}"
+)
 
 OUT_OF_PLACE = (
     *(torch.add, torch.sub, torch.mul, torch.div, torch.true_divide),
@@ -99,7 +107,7 @@ class Probe(TorchFunctionMode):
     ) -> Any:
         """Run the function and note its call."""
         kwargs = kwargs or {}
-        _refuse_batch_statistics(func, args, kwargs)
+        _refuse_mixing(func, args, kwargs)
         result = func(*args, **kwargs)
         tensors = list(_tensors(args, kwargs))
         if not isinstance(result, Tensor) or not any(id(t) in self._shared for t in tensors):
@@ -163,7 +171,7 @@ class Tape(TorchFunctionMode):
         """Tap the call if a parameter takes part and a rule covers it, else just run it."""
         kwargs = kwargs or {}
         call = self._next(func)
-        _refuse_batch_statistics(func, args, kwargs)
+        _refuse_mixing(func, args, kwargs)
         tensors = list(_tensors(args, kwargs))
         if not any(id(t) in self._shared for t in tensors):
             return func(*args, **kwargs)
@@ -364,6 +372,15 @@ def _alike(rows: Tensor, probed: Tensor) -> bool:
     return bool(difference <= ROW_TOLERANCE * torch.linalg.vector_norm(probed.float()))
 
 
-def _refuse_batch_statistics(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    if func is F.batch_norm and (kwargs.get("training") or (len(args) > 5 and args[5])):
+def _refuse_mixing(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """Refuse, before they run, functions that let the examples of a batch influence one another."""
+
+    def argument(name: str, position: int) -> Any:
+        return args[position] if len(args) > position else kwargs.get(name)
+
+    if func is F.batch_norm and argument("training", 5):
         raise ConfigError(BATCH_STATISTICS)
+    if func is F.embedding and argument("max_norm", 3) is not None:
+        raise ConfigError(BATCH_DEPENDENT_EMBEDDING.format("max_norm"))
+    if func is F.embedding and argument("scale_grad_by_freq", 5):
+        raise ConfigError(BATCH_DEPENDENT_EMBEDDING.format("scale_grad_by_freq"))
