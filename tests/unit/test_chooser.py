@@ -1,0 +1,213 @@
+"""The chooser in a training loop of the user's own."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import goldiprox
+from goldiprox.schema import ConfigError, NonFinite, TableError
+from goldiprox.selection.methods import METHODS
+
+N, D, C = 60, 5, 3
+
+
+class Rows(Dataset):
+    """Items as dicts, the way text data sets give them."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, position):
+        return {"features": self.inputs[position], "labels": self.targets[position],
+                "name": f"row {position}"}  # fmt: skip
+
+
+class Keyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(D, C)
+
+    def forward(self, features, name=None):
+        return self.net(features)
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(N, D, generator=generator)
+    return inputs, torch.randint(0, C, (N,), generator=generator)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(D, 8), nn.ReLU(), nn.Linear(8, C))
+
+
+def loader(dataset, size=20, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(dataset, batch_size=size, shuffle=True, generator=generator)
+
+
+def test_a_loop_with_tuples_trains_on_the_highest_reducible_losses(model, data, make_table):
+    table = make_table(range(N))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    choose = goldiprox.Chooser(model, "rho-loss", share=0.25, irreducible=table)
+    before = F.cross_entropy(model(data[0]), data[1]).item()
+    for epoch in range(6):
+        for pool in loader(goldiprox.with_ids(TensorDataset(*data)), seed=epoch):
+            with torch.no_grad():
+                losses = F.cross_entropy(model(pool[1]), pool[2], reduction="none")
+            reducible = {
+                int(i): float(loss) - float(table.columns["irreducible_loss"][int(i)])
+                for i, loss in zip(pool[0], losses, strict=True)
+            }
+            expected = sorted(reducible, key=lambda i: (-reducible[i], i))[:5]
+            chosen = choose(pool)
+            ids, inputs, targets = chosen.batch
+            assert sorted(ids.tolist()) == sorted(expected)
+            assert torch.equal(inputs, data[0][ids])
+            assert torch.equal(targets, data[1][ids])
+            assert torch.equal(chosen.weights, torch.ones(5))
+            loss = F.cross_entropy(model(inputs), targets, reduction="none")
+            optimizer.zero_grad()
+            (loss * chosen.weights).mean().backward()
+            optimizer.step()
+    assert choose.step == 18
+    assert F.cross_entropy(model(data[0]), data[1]).item() < before
+
+
+def test_a_loop_with_dicts(data, make_table, tmp_path):
+    torch.manual_seed(0)
+    model = Keyword()
+    make_table(range(N)).write(tmp_path / "il.parquet")
+    choose = goldiprox.Chooser(
+        model,
+        "rho-loss",
+        share=0.1,
+        irreducible=str(tmp_path / "il.parquet"),
+        logits=lambda model, batch: model(batch["features"]),
+    )
+    for pool in loader(goldiprox.with_ids(Rows(*data))):
+        chosen = choose(pool)
+        assert set(chosen.batch) == {"id", "features", "labels", "name"}
+        assert chosen.batch["name"] == [f"row {i}" for i in chosen.batch["id"].tolist()]
+        assert torch.equal(chosen.batch["labels"], data[1][chosen.batch["id"]])
+        assert len(chosen.batch["id"]) == 2
+        del pool["name"]
+        default = goldiprox.Chooser(model, "loss", share=0.1)(pool)
+        assert set(default.batch) == {"id", "features", "labels"}
+
+
+def test_ids_that_the_table_lacks_are_named(model, data, make_table):
+    table = make_table([i for i in range(N) if i not in (4, 17)])
+    pool = (torch.tensor([1, 17, 2, 4, 500]), data[0][:5], data[1][:5])
+    for method in ("rho-loss", "irreducible"):
+        choose = goldiprox.Chooser(model, method, irreducible=table)
+        with pytest.raises(
+            TableError, match=r"lacks 3 of 5 ids .*first: 17, 4, 500\).*goldiprox irreducible"
+        ):
+            choose(pool)
+        assert choose.step == 0
+    assert len(goldiprox.Chooser(model, "uniform", irreducible=table)(pool).weights) == 1
+
+
+@pytest.mark.parametrize("id_", [-1, 10**12])
+def test_ids_outside_the_table_are_named_not_wrapped_around(model, data, make_table, id_):
+    choose = goldiprox.Chooser(model, "rho-loss", irreducible=make_table(range(N)))
+    with pytest.raises(TableError, match=f"first: {id_}"):
+        choose((torch.tensor([id_, 3]), data[0][:2], data[1][:2]))
+
+
+def test_a_loss_that_is_nan_is_not_blamed_on_the_table(model, data, make_table):
+    inputs = data[0].clone()
+    inputs[7] = math.nan
+    choose = goldiprox.Chooser(model, "rho-loss", irreducible=make_table(range(N)))
+    with pytest.raises(NonFinite, match=r"reducible loss.*ids 7\)"):
+        choose((torch.arange(20), inputs[:20], data[1][:20]))
+
+
+def test_a_table_with_an_infinite_value_is_refused(model, data, make_table):
+    table = make_table(range(N))
+    table.columns["irreducible_loss"][3] = math.inf
+    choose = goldiprox.Chooser(model, "irreducible", irreducible=table)
+    with pytest.raises(NonFinite, match=r"ids 3\)"):
+        choose((torch.arange(20), data[0][:20], data[1][:20]))
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "expected"),
+    [(0.1, 320, 32), (0.1, 319, 31), (0.1, 10, 1), (0.1, 9, 1), (0.1, 1, 1), (1.0, 7, 7),
+     (0.29, 100, 29), (0.07, 100, 7), (1 / 3, 3, 1), (0.5, 5, 2), (0.999, 10, 9),
+     (32 / 320, 320, 32), (0.1, 0, 0)],
+)  # fmt: skip
+def test_shares_round_down_but_never_to_nothing(model, share, size, expected):
+    choose = goldiprox.Chooser(model, "uniform", share=share)
+    assert len(choose.select((torch.arange(size),))) == expected
+
+
+def test_every_whole_share_of_the_paper_is_exact(model):
+    for percent in range(1, 101):
+        choose = goldiprox.Chooser(model, "uniform", share=percent / 100)
+        assert len(choose.select((torch.arange(300),))) == 3 * percent
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, math.nan])
+def test_impossible_shares_are_refused(model, share):
+    with pytest.raises(ConfigError, match="share is"):
+        goldiprox.Chooser(model, share=share)
+
+
+def test_settings_are_checked_when_it_is_made(model, make_table):
+    with pytest.raises(ConfigError, match="goldiprox irreducible DATASET"):
+        goldiprox.Chooser(model, "rho-loss")
+    with pytest.raises(ConfigError, match="unknown method"):
+        goldiprox.Chooser(model, "rho")
+    table = dataclasses.replace(make_table(range(4)), columns={})
+    with pytest.raises(TableError, match="no column irreducible_loss"):
+        goldiprox.Chooser(model, "rho-loss", irreducible=table)
+    with pytest.raises(TableError, match="does not exist"):
+        goldiprox.Chooser(model, "rho-loss", irreducible="absent.parquet")
+
+
+def test_random_choices_go_on_where_the_state_dict_was_taken(model):
+    pools = [(torch.arange(i, i + 50),) for i in range(0, 500, 50)]
+
+    def ids(chooser, some):
+        return [chooser.select(pool).ids_k.tolist() for pool in some]
+
+    whole = ids(goldiprox.Chooser(model, "uniform", seed=3), pools)
+    first = goldiprox.Chooser(model, "uniform", seed=3)
+    head = ids(first, pools[:4])
+    later = goldiprox.Chooser(model, "uniform", seed=3)
+    later.load_state_dict(first.state_dict())
+    assert head + ids(later, pools[4:]) == whole
+    same_pool = ids(goldiprox.Chooser(model, "uniform", seed=3), pools[:1] * 5)
+    assert len({tuple(choice) for choice in same_pool}) == 5
+    assert ids(goldiprox.Chooser(model, "uniform", seed=4), pools) != whole
+
+
+def test_a_method_of_ones_own_may_be_given_itself(model, data):
+    entry = dataclasses.replace(METHODS["loss"], name="mine")
+    pool = (torch.arange(N), *data)
+    mine = goldiprox.Chooser(model, entry)(pool)
+    assert torch.equal(mine.batch[0], goldiprox.Chooser(model, "loss")(pool).batch[0])
+
+
+def test_a_loss_of_ones_own_decides(model, data):
+    def regression(model, batch):
+        return (model(batch[1])[:, 0] - batch[2]) ** 2
+
+    pool = (torch.arange(N), *data)
+    chosen = goldiprox.Chooser(model, "loss", per_example_loss=regression)(pool)
+    with torch.no_grad():
+        errors = regression(model, pool)
+    assert set(chosen.batch[0].tolist()) == set(errors.topk(6).indices.tolist())
