@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import platform
 import re
 import zipfile
@@ -171,7 +172,9 @@ class RunFolder:
             )
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        except (
+            RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError
+        ) as error:  # fmt: skip
             first = str(error).splitlines()[0]
             raise CheckpointError(f"checkpoint {file} does not load: {first}; {remedy}") from error
         return state

@@ -5,6 +5,7 @@ A row holds nothing that depends on the clock, so a resumed run's log equals an 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,10 @@ class StepLog:
                 part.unlink()
 
     def merge(self) -> None:
-        """Join the parts into one file, the same bytes however the run was interrupted."""
+        """Join the parts into one file, the same bytes however the run was interrupted.
+
+        The parts stay: killed before its last record is written, the run goes on from them.
+        """
         self.write_part()
         if self._folder is None:
             return
@@ -129,10 +133,11 @@ class StepLog:
         )
         with whole_file(self._folder / MERGED) as temporary:
             pq.write_table(table.combine_chunks(), temporary, compression="zstd")
-        for part in parts:
-            part.unlink()
-        if parts:
-            parts[0].parent.rmdir()
+
+    def drop_parts(self) -> None:
+        """Delete the parts, once the run is finished: until then a resumed run needs them."""
+        if self._folder is not None and (self._folder / PARTS).exists():
+            shutil.rmtree(self._folder / PARTS)
 
     def _row(self, record: StepRecord, loss: float) -> dict[str, Any]:
         selection = record.selection
@@ -170,7 +175,7 @@ def read_steps(folder: Path) -> pa.Table:
     path = folder / MERGED
     try:
         return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise CheckpointError(
             f"step log {path} is absent or damaged; delete {folder} to run it again"
         ) from error

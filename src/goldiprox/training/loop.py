@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -297,6 +298,11 @@ class Loop:
         self.clock.settle()
         paid = self.ledger.total(RUN_PHASES)
         loss = found.mean_loss
+        if not math.isfinite(loss):
+            raise NonFinite(
+                f"evaluation loss is NaN or infinite after step {self.step - 1}: the weights are "
+                "no longer usable; lower the learning rate"
+            )
         if self.keep_best and loss < min((e.loss for e in self.evaluations), default=float("inf")):
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.evaluations.append(
@@ -328,6 +334,8 @@ class Loop:
     def _save(self) -> None:
         assert self.folder is not None
         with self.clock("records"):
+            self.log.settle()
+            self._require_finite_weights()
             self.log.write_part()
             self.clock.settle()
             state = {
@@ -343,6 +351,15 @@ class Loop:
                 "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             }
             self.folder.save_checkpoint(self.step, state)
+
+    def _require_finite_weights(self) -> None:
+        """A finite loss may still have a NaN gradient: no checkpoint may keep what it left."""
+        for name, value in self.model.state_dict().items():
+            if not bool(value.isfinite().all()):
+                raise NonFinite(
+                    f"{name} became NaN or infinite in step {self.step - 1}, although the loss was "
+                    "finite; lower the learning rate, or look for an infinite gradient"
+                )
 
     def _restore(self) -> None:
         if self.folder is None:
@@ -383,6 +400,7 @@ class Loop:
                     "final_loss": self.evaluations[-1].loss,
                 },
             )
+            self.log.drop_parts()
         return Trained(
             model=self.model,
             evaluations=self.evaluations,
