@@ -203,7 +203,7 @@ def has_noise(comparison: Comparison) -> bool:
 
 
 def seed_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:
-    """Every seed of every method: accuracies, and costs at its own first reaching of the target."""
+    """Every run of every method: accuracies, and costs at its own first reaching of the target."""
     columns = [
         Column(key="best_accuracy", heading="best", unit="%"),
         Column(key="final_accuracy", heading="final", unit="%"),
@@ -221,7 +221,7 @@ def seed_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:
             for cost in costs:
                 at = cost.find(entry)["values"][seed]
                 cells.append(Cell(key=cost.key, text=cost.write(at), value=at))
-            rows.append(Row(name=entry["method"], detail=f"seed {seed + 1}", cells=cells))
+            rows.append(Row(name=entry["method"], detail=f"run {seed + 1}", cells=cells))
     return columns, rows
 
 
