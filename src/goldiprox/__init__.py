@@ -12,6 +12,7 @@ In a training loop of one's own::
 from __future__ import annotations
 
 from goldiprox.data.wrap import with_ids
+from goldiprox.precompute.irreducible import irreducible_losses
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import Evidence, GoldiproxError, Selection
 from goldiprox.selection.methods import METHODS, Method, register
@@ -28,6 +29,7 @@ __all__ = [
     "ScoreTable",
     "Selection",
     "__version__",
+    "irreducible_losses",
     "register",
     "with_ids",
 ]

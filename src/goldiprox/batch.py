@@ -17,7 +17,18 @@ from torch.nn import functional as F
 
 from goldiprox.schema import DataError
 
-__all__ = ["ID", "cross_entropy_losses", "default_logits", "ids_of", "micro_batches", "take"]
+__all__ = [
+    "ID",
+    "Batch",
+    "cross_entropy_losses",
+    "default_logits",
+    "ids_of",
+    "micro_batches",
+    "require_targets",
+    "take",
+    "targets_of",
+    "to_device",
+]
 
 ID = "id"
 TARGET_KEYS = ("labels", "label", "targets", "target")
@@ -87,6 +98,18 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
         return
     for start in range(0, count, size):
         yield _cut(batch, start, min(start + size, count), count)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move every tensor of a batch; what is there already is handed through."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        parts = [to_device(value, device) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
 
 
 def default_logits(model: nn.Module, batch: Batch) -> Tensor:

@@ -100,10 +100,7 @@ def _compare(
             progress=shown,
             checkpoint=keeping.every(),
         )
-    console = Console()
-    console.print(terminal_table(comparison))
-    for line in verdict_lines(comparison):
-        console.print(line)
+    _print_comparison(comparison)
     _wrote(out / "report.html")
 
 
@@ -176,16 +173,14 @@ def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = Non
         out: Where to write comparison.json and report.html; the compare folder itself by default.
     """
     comparison, page = report_runs(runs, out)
-    console = Console()
-    console.print(terminal_table(comparison))
-    for line in verdict_lines(comparison):
-        console.print(line)
+    _print_comparison(comparison)
     _wrote(page)
 
 
 def _methods() -> None:
     """List every selection method: what it chooses, what it needs, what it costs, its source."""
-    Console().print(methods_table())
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(methods_table())
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -234,6 +229,15 @@ def _splits(data: DataConfig) -> Splits:
 
 def _command() -> str:
     return shlex.join(["goldiprox", *sys.argv[1:]])
+
+
+def _print_comparison(comparison: dict[str, Any]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=100)  # a file or a pipe has no width to fit into
+    console.print(terminal_table(comparison))
+    for line in verdict_lines(comparison):
+        console.print(line, highlight=False)
 
 
 def _wrote(path: Path) -> None:

@@ -25,7 +25,7 @@ from goldiprox.batch import (
 )
 from goldiprox.schema import ConfigError, Evidence
 
-__all__ = ["BatchNormMode", "Precision", "ScoringPass", "autocast", "scoring_mode"]
+__all__ = ["BatchNormMode", "Precision", "ScoringPass", "autocast", "device_of", "scoring_mode"]
 
 Precision = Literal["float32", "bf16"]
 BatchNormMode = Literal["batch", "running"]
@@ -131,7 +131,7 @@ class ScoringPass:
             with (
                 torch.no_grad(),
                 scoring_mode(self.model, self.batchnorm),
-                autocast(_device_of(self.model), self.precision),
+                autocast(device_of(self.model), self.precision),
             ):
                 for part in micro_batches(batch, self.micro_batch):
                     if self._per_example_loss is not None:
@@ -175,6 +175,7 @@ class ScoringPass:
             )
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's parameters; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device

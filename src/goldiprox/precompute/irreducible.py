@@ -6,11 +6,18 @@ scoring pass, one table (Mindermann et al. 2022, section 3 and appendix B).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goldiprox.batch import Batch, default_logits, to_device
 from goldiprox.config import IrreducibleConfig, config_hash
 from goldiprox.data.splits import Examples, Splits
+from goldiprox.evidence.forward import ScoringPass, device_of
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.records.runs import RunFolder, versions
@@ -20,7 +27,7 @@ from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import CheckpointEvery, Report, Task, Trained, train
 from goldiprox.training.optimization import resolve_device
 
-__all__ = ["irreducible_cost", "irreducible_table", "require_fitting"]
+__all__ = ["irreducible_cost", "irreducible_losses", "irreducible_table", "require_fitting"]
 
 REMEDY = "make it for this data with: goldiprox irreducible {name} --out il.parquet"
 
@@ -92,6 +99,47 @@ def irreducible_table(
         "versions": versions(),
     }
     return replace(scored.table, provenance=provenance)
+
+
+def irreducible_losses(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
+    per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> ScoreTable:
+    """Score examples with a model of one's own that was trained on holdout data.
+
+    Args:
+        model: in evaluation mode during the pass; left as it was.
+        batches: a loader over ``goldiprox.with_ids(data)``; moved to the model's device.
+        logits: how to get logits_BC, where the default does not fit.
+        per_example_loss: how to get loss_B, for a loss that is not cross-entropy.
+        provenance: recorded with the table when it is written.
+
+    Returns:
+        A table with the column ``irreducible_loss``, in nats for cross-entropy.
+
+    Raises:
+        TableError: if an id comes twice.
+    """
+    scoring = ScoringPass(
+        model, batchnorm="running", logits=logits, per_example_loss=per_example_loss
+    )
+    ids: list[Tensor] = []
+    losses: list[Tensor] = []
+    for batch in batches:
+        evidence = scoring(to_device(batch, device_of(model)), {"loss_B"})
+        ids.append(evidence.ids_B.cpu())
+        losses.append(evidence.need("loss_B").cpu())
+    return ScoreTable(
+        ids_N=torch.cat(ids).numpy() if ids else np.empty(0, dtype=np.int64),
+        columns={
+            IRREDUCIBLE_LOSS: torch.cat(losses).numpy() if ids else np.empty(0, dtype=np.float32)
+        },
+        provenance={"kind": "irreducible-loss", **(provenance or {})},
+    )
 
 
 def irreducible_cost(table: ScoreTable) -> Ledger:

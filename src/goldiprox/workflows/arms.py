@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
+from goldiprox.models.registry import build_model, model_factory
+from goldiprox.models.vision import Factory
 from goldiprox.selection.methods import METHODS, Method, method
 from goldiprox.training.loop import Task
+from goldiprox.training.optimization import resolve_device
 
-__all__ = ["UNIFORM_FULL", "Arm", "arm"]
+__all__ = ["UNIFORM_FULL", "Arm", "arm", "require_possible"]
 
 UNIFORM_FULL = "uniform-full"
 
@@ -35,6 +39,23 @@ class Arm:
             preprocess=splits.preprocess,
             num_classes=splits.num_classes,
         )
+
+
+def require_possible(config: TrainConfig, task: Task, factory: Factory | None = None) -> None:
+    """Find out now, before hours of training, that a run cannot start.
+
+    Raises:
+        ConfigError: if the pool does not fit into the data, the device is absent, or the model is
+            unknown or cannot be built for these examples.
+    """
+    config.steps_per_epoch(len(task.train))
+    resolve_device(config.device)
+    build_model(
+        factory or model_factory(config.model),
+        task.train.store.example_shape,
+        task.num_classes,
+        config.seed,
+    )
 
 
 def arm(name: str) -> Arm:

@@ -25,7 +25,7 @@ from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.loop import CheckpointEvery, Loop, Task, train
 from goldiprox.training.optimization import resolve_device
-from goldiprox.workflows.arms import Arm, arm
+from goldiprox.workflows.arms import Arm, arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
@@ -84,7 +84,7 @@ def compare(
     for entry in arms:
         for batch in config.batch:
             planned = config.run(entry.method.name, batch, 0)
-            planned.steps_per_epoch(len(entry.task(splits).train))
+            require_possible(planned, entry.task(splits), factory)
     needs_table = any(entry.method.needs_irreducible for entry in arms)
     if table is not None and needs_table:
         require_fitting(table, splits)
@@ -191,7 +191,8 @@ def _plan(
                     if steps < 1:
                         raise ConfigError(
                             f"--seconds {config.seconds:g} is too little for {entry.name}: its "
-                            f"irreducible-loss model alone takes {before:.2f} reference seconds"
+                            f"irreducible-loss model takes {before:.3g} reference seconds and one "
+                            f"step {costs[_kind(entry, batch)]:.3g}; raise --seconds"
                         )
                     run = replace(
                         run,

@@ -15,7 +15,7 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
 from goldiprox.selection.methods import method
 from goldiprox.training.loop import CheckpointEvery, train
-from goldiprox.workflows.arms import Arm
+from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
 
@@ -55,7 +55,7 @@ def train_one(
     """
     progress = progress or Progress()
     entry = Arm(name=config.method, method=method(config.method))
-    config.steps_per_epoch(len(splits.train))
+    require_possible(config, entry.task(splits), factory)
     if entry.method.needs_irreducible and table is None:
         table = irreducible_for(
             splits,

@@ -1,0 +1,84 @@
+"""The documents are true: method cards exist, links lead somewhere, the README's code runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from goldiprox.cli import COMMANDS
+from goldiprox.models.vision import VISION_MODELS
+from goldiprox.selection.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_card_that_says_needs_cost_and_source(name: str) -> None:
+    card = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {name}\n")
+    for word in ("**Needs**", "**Cost**", "**Source**", "**Helps**", "**Hurts**"):
+        assert word in card
+
+
+def test_no_card_without_a_method() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == set(METHODS)
+
+
+@pytest.mark.parametrize("page", ["README.md", *map(str, (ROOT / "docs").glob("*.md"))])
+def test_links_lead_to_files(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{page}: {target}"
+
+
+def test_tables_are_those_of_the_results() -> None:
+    done = subprocess.run(
+        [sys.executable, "experiments/tables.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_readme_names_every_command_and_model() -> None:
+    for command in COMMANDS:
+        assert f"goldiprox {command}" in README
+    for model in VISION_MODELS:
+        assert f"`{model}`" in README
+
+
+def test_readme_example_runs_and_trains_on_a_tenth() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    before = model[1].weight.detach().clone()
+    names = {
+        "data": TensorDataset(torch.randn(640, 1, 4, 4), torch.randint(0, 3, (640,))),
+        "small_model": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)),
+        "model": model,
+        "optimizer": torch.optim.AdamW(model.parameters()),
+        "DataLoader": DataLoader,
+        "F": F,
+    }
+    exec(code, names)
+    assert len(names["labels"]) == 32
+    assert not torch.equal(model[1].weight, before)
+
+
+def test_example_program_learns() -> None:
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        import own_loop
+    finally:
+        sys.path.pop(0)
+    assert own_loop.main(epochs=2) > 0.6
