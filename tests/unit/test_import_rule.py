@@ -1,0 +1,181 @@
+"""Data flows one way through the house: no room imports a room to its right.
+
+The rule is enforced on the syntax tree, so imports inside functions and under TYPE_CHECKING count.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import goldiprox
+
+ROOT = Path(goldiprox.__file__).parent
+
+ALLOWED = {
+    "version": set(),
+    "schema": set(),
+    "seeds": set(),
+    "batch": {"schema"},
+    "data": {"schema", "seeds"},
+    "selection": {"schema"},
+    "evidence": {"schema", "batch"},
+    "models": {"schema"},
+    "records": {"schema", "version"},
+    "config": {"schema", "selection", "evidence"},
+    "training": {"schema", "seeds", "batch", "data", "selection", "evidence", "models", "records",
+                 "config"},
+    "precompute": {"schema", "seeds", "batch", "data", "evidence", "models", "records", "config",
+                   "training"},
+    "analysis": {"schema", "records"},
+    "report": {"schema", "selection", "records", "analysis"},
+}  # fmt: skip
+ROOMS_BELOW = set(ALLOWED)
+ALLOWED["workflows"] = ROOMS_BELOW
+ALLOWED["cli"] = ROOMS_BELOW | {"workflows"}
+ALLOWED[""] = {"data", "records", "schema", "selection", "training", "version"}  # the public names
+
+EXTRA = {  # modules with more rights than their room, each for a stated reason
+    "analysis.dynamics": {"evidence"},  # measures gradients of interpolated weights
+    "analysis.gallery": {"data"},  # shows pictures
+}
+
+THIRD_PARTY = {
+    "schema": {"torch"},
+    "seeds": {"torch"},
+    "version": set(),
+    "batch": {"torch"},
+    "selection": {"torch"},
+    "evidence": {"torch"},
+    "config": set(),
+}
+"""What the innermost rooms may import beyond the standard library."""
+
+OPTIONAL = {"torchvision", "transformers", "datasets", "lightning", "accelerate"}
+MAY_ADAPT = {"data", "models"}
+
+
+def room_of(module):
+    """``data.store`` stands in the room ``data``; ``schema`` is a room of its own."""
+    return module.partition(".")[0]
+
+
+def imports(source):
+    """Pairs of (imported module, whether inside a function), relative imports refused."""
+    found = []
+
+    def walk(node, in_function):
+        for child in ast.iter_child_nodes(node):
+            inside = in_function or isinstance(
+                child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+            )
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, in_function) for alias in child.names)
+            if isinstance(child, ast.ImportFrom):
+                module = "." * child.level + (child.module or "")
+                if module == "goldiprox":  # from goldiprox import schema
+                    found.extend((f"goldiprox.{alias.name}", in_function) for alias in child.names)
+                else:
+                    found.append((module, in_function))
+            walk(child, inside)
+
+    walk(ast.parse(source), False)
+    return found
+
+
+def violations(module, source):
+    """What a module imports that it may not: sentences."""
+    room = room_of(module)
+    if room not in ALLOWED:
+        return [f"{module}: the room {room} has no place in the house; add it to ALLOWED"]
+    allowed = ALLOWED[room] | EXTRA.get(module, set()) | {room}
+    problems = []
+    for name, in_function in imports(source):
+        top, _, rest = name.partition(".")
+        if name.startswith("."):
+            problems.append(f"{module} imports {name} relatively")
+        elif top == "goldiprox":
+            if not rest or room_of(rest) not in allowed:
+                problems.append(f"{module} may not import {name}")
+        elif top in OPTIONAL:
+            if room not in MAY_ADAPT:
+                problems.append(f"{module} may not import the optional package {top}")
+            elif not in_function:
+                problems.append(f"{module} imports the optional package {top} at its top")
+        elif room in THIRD_PARTY and top not in THIRD_PARTY[room] | set(sys.stdlib_module_names):
+            problems.append(f"{module} may not import {top}")
+    return problems
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=module_name)
+def test_data_flows_one_way(path):
+    assert violations(module_name(path), path.read_text()) == []
+
+
+PLANTED = [
+    ("schema", "import numpy"),
+    ("seeds", "from goldiprox.schema import Evidence"),
+    ("version", "import torch"),
+    ("selection.functions", "from goldiprox.batch import take"),
+    ("selection.functions", "import numpy as np"),
+    ("selection.methods", "from goldiprox.evidence.forward import ScoringPass"),
+    ("evidence.forward", "from goldiprox.training.loop import train"),
+    ("evidence.gradients.exact", "def f():\n    from goldiprox.models.vision import MLP"),
+    ("data.store", "import goldiprox.selection.methods"),
+    ("data.store", "from goldiprox import selection"),
+    ("data.store", "import goldiprox"),
+    ("models.vision", "if TYPE_CHECKING:\n    from goldiprox.config import TrainConfig"),
+    ("records.tables", "try:\n    from goldiprox.data.store import Store\nexcept ImportError: ..."),
+    ("analysis.compare", "from goldiprox.data.splits import Splits"),
+    ("analysis.compare", "class A:\n    from goldiprox.training.loop import train"),
+    ("report.html", "from goldiprox.data.splits import Splits"),
+    ("training.step", "from goldiprox.precompute.irreducible import require_fitting"),
+    ("training.step", "from goldiprox.workflows.train import train_one"),
+    ("precompute.irreducible", "from goldiprox.analysis.compare import summarise"),
+    ("workflows.train", "from goldiprox.cli import main"),
+    ("config", "from goldiprox.training.loop import train"),
+    ("batch", "from ..schema import DataError"),
+    ("models.vision", "import torchvision"),
+    ("data.cifar10", "from torchvision.datasets import CIFAR10"),
+    ("training.step", "def f():\n    import accelerate"),
+    ("workflows.train", "def f():\n    import transformers"),
+    ("attic", "import torch"),
+]
+
+
+@pytest.mark.parametrize(("module", "source"), PLANTED)
+def test_a_planted_violation_is_caught(module, source):
+    assert len(violations(module, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("schema", "import torch\nfrom dataclasses import dataclass"),
+        ("data.cifar10", "def f():\n    from torchvision.datasets import CIFAR10"),
+        ("models.text", "def f():\n    import transformers"),
+        ("analysis.gallery", "from goldiprox.data.splits import Splits"),
+        ("analysis.dynamics", "from goldiprox.evidence.forward import ScoringPass"),
+        ("training.loop", "from goldiprox.records.tables import ScoreTable"),
+        ("cli", "from goldiprox.workflows.compare import compare"),
+    ],
+)
+def test_what_is_allowed_is_not_refused(module, source):
+    assert violations(module, source) == []
+
+
+def test_the_order_of_the_rooms_has_no_circle():
+    done = []
+    left = dict(ALLOWED)
+    while left:
+        ready = [room for room, needs in left.items() if needs <= set(done)]
+        assert ready, f"a circle among {sorted(left)}"
+        done += ready
+        for room in ready:
+            del left[room]
