@@ -60,16 +60,21 @@ def setting(name: str) -> tuple[nn.Module, Tensor, Tensor, Callable[[Tensor, Ten
 
 
 def materialised_norms(model, inputs, targets, loss, chunk: int | None = None) -> Tensor:
-    """The usual way: vmap over grad with torch.func, squares of the per-example gradients."""
+    """The usual way: vmap over grad with torch.func; each chunk is squared before the next."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss_of_one(values, x, y):
         outputs = torch.func.functional_call(model, values, (x.unsqueeze(0),))
         return loss(outputs, y.unsqueeze(0)).sum()
 
-    gradient = torch.func.vmap(torch.func.grad(loss_of_one), (None, 0, 0), chunk_size=chunk)
-    found = gradient(parameters, inputs, targets)
-    return torch.stack([g.flatten(1).square().sum(1) for g in found.values()]).sum(0).sqrt()
+    gradient = torch.func.vmap(torch.func.grad(loss_of_one), (None, 0, 0))
+    size = len(targets) if chunk is None else chunk
+    norms = []
+    for x, y in zip(inputs.split(size), targets.split(size), strict=True):
+        found = gradient(parameters, x, y)
+        squares = [g.flatten(1).square().sum(1) for g in found.values()]
+        norms.append(torch.stack(squares).sum(0).sqrt())
+    return torch.cat(norms)
 
 
 def contenders(name: str) -> dict[str, Callable[[], object]]:
@@ -122,7 +127,8 @@ def interleaved(runs: dict[str, Callable[[], object]], rounds: int) -> Rounds:
     """Time every contender once a round; the first round is thrown away."""
     seconds: Rounds = {name: [] for name in runs}
     for turn in range(rounds + 1):
-        for name, run in runs.items():
+        order = list(runs.items())
+        for name, run in order[:: 1 if turn % 2 else -1]:
             wall, processor = time.perf_counter(), time.process_time()
             run()
             if turn:

@@ -79,9 +79,7 @@ def rho_step_overhead(name: str) -> None:
         if len(loop.log) >= 64:
             loop.log.settle()
 
-    taken = interleaved(
-        {"step": step, "both": both, "loading": loading}, rounds=ROUNDS, repeats=4
-    )
+    taken = interleaved({"step": step, "both": both, "loading": loading}, rounds=ROUNDS, repeats=4)
     print(f"{name}: rho-loss step, pool 320, batch 32")
     print(f"  step through the library      {timing(taken['step'])}")
     print(f"  scoring forward + train step  {timing(taken['both'])}")

@@ -223,6 +223,20 @@ def test_embedding(padding_idx, batch):
     check(model, tokens)
 
 
+def test_plain_embedding_function_with_padding_counted_from_the_end():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Parameter(torch.randn(9, 4)), nn.Linear(4, 3)
+
+        def forward(self, tokens):
+            return self.head(F.embedding(tokens, self.table, padding_idx=-1).sum(1))
+
+    tokens = torch.randint(0, 9, (5, 6))
+    tokens[:, 2] = 8
+    check(Functional(), tokens)
+
+
 def test_linear_over_positions_with_few_and_with_many():
     for length in (2, 40):
         model = Pooled(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5), width=length)
@@ -280,18 +294,19 @@ def test_weight_shared_between_layers_and_functions():
     check(model, torch.randn(6, 6))
 
 
-def test_convolution_called_three_times_at_different_sizes():
+@pytest.mark.parametrize("width", [4, 24])  # 24 channels: pairs of pixels would be cheaper
+def test_convolution_called_three_times_at_different_sizes(width):
     class Pyramid(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+            self.conv, self.head = nn.Conv2d(width, width, 3, padding=1), nn.Linear(width, 3)
 
         def forward(self, x):
             for _ in range(3):
                 x = F.max_pool2d(torch.relu_(self.conv(x)), 2)
             return self.head(x.flatten(2).mean(2))
 
-    check(Pyramid(), torch.randn(5, 4, 9, 9))
+    check(Pyramid(), torch.randn(5, width, 9, 9))
 
 
 def test_one_use_of_a_shared_layer_gets_no_gradient():
@@ -330,6 +345,7 @@ class Vision(nn.Module):
         x = x + self.place[:, : x.shape[1]]
         x = self.gain * x + self.scale * self.block(x)
         x = x + self.place[:, 1 : 1 + x.shape[1]] * 0.5
+        x = x + self.scale.unsqueeze(0)
         return self.head(x[:, 0] * self.scale)
 
 
@@ -405,8 +421,9 @@ def test_positions_first():
     check(PositionsFirst(), torch.randn(5, 5, 4))
 
 
+@pytest.mark.parametrize("micro_batch", [None, 3])
 @pytest.mark.parametrize("positions_first", [False, True])
-def test_examples_and_positions_in_one_axis(positions_first):
+def test_examples_and_positions_in_one_axis(positions_first, micro_batch):
     class Flattened(nn.Module):
         def __init__(self):
             super().__init__()
@@ -424,10 +441,11 @@ def test_examples_and_positions_in_one_axis(positions_first):
             return self.head(y)
 
     slow = {"first.weight", "first.bias"} if positions_first else set()
-    check(Flattened(), torch.randn(5, 5, 4), slow=slow)
+    check(Flattened(), torch.randn(6, 5, 4), slow=slow, micro_batch=micro_batch)
 
 
-def test_examples_in_another_order():
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_examples_in_another_order(micro_batch):
     class Reversed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -436,7 +454,21 @@ def test_examples_in_another_order():
         def forward(self, x):
             return self.head(torch.tanh(self.first(x.flip(0))).flip(0))
 
-    check(Reversed(), torch.randn(5, 4), slow={"first.weight", "first.bias"})
+    slow = {"first.weight", "first.bias"}
+    check(Reversed(), torch.randn(6, 4), slow=slow, micro_batch=micro_batch)
+
+
+def test_value_of_constant_shape_that_depends_on_the_data_is_not_taken_for_shared():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.head = nn.Parameter(torch.randn(4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x + self.scale * x.mean())
+
+    found = gradient_norms(Scaled(), torch.randn(5, 4), torch.arange(5) % 3)
+    assert found.slow_parameters == ("scale",)
 
 
 def test_attention_alone_with_views_and_strides():

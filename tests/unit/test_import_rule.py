@@ -28,13 +28,13 @@ ALLOWED = {
                  "config"},
     "precompute": {"schema", "seeds", "batch", "data", "evidence", "models", "records", "config",
                    "training"},
-    "analysis": {"schema", "records"},
+    "analysis": {"schema", "seeds", "records"},
     "report": {"schema", "selection", "records", "analysis"},
 }  # fmt: skip
 ROOMS_BELOW = set(ALLOWED)
 ALLOWED["workflows"] = ROOMS_BELOW
 ALLOWED["cli"] = ROOMS_BELOW | {"workflows"}
-ALLOWED[""] = {"data", "records", "schema", "selection", "training", "version"}  # the public names
+ALLOWED[""] = {"data", "precompute", "records", "schema", "selection", "training", "version"}  # the public names
 
 EXTRA = {  # modules with more rights than their room, each for a stated reason
     "analysis.dynamics": {"evidence"},  # measures gradients of interpolated weights

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goldiprox.analysis.verdict import verdicts
+from goldiprox.analysis.verdict import BASELINES, verdicts
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
@@ -148,6 +148,7 @@ def summarise(
         raise ConfigError(
             f"these runs are of {len(fingerprints)} different data sets; compare like with like"
         )
+    given = target is not None
     groups = _best_batches(runs)
     uniform = groups.get("uniform")
     if target is None and uniform is not None:
@@ -161,7 +162,9 @@ def summarise(
     comparison: dict[str, Any] = {
         "dataset": first["data"]["dataset"],
         "protocol": first.get("protocol", "paper"),
+        "budget_seconds": _budget_seconds(runs),
         "target_accuracy": target,
+        "target_given": given,
         "settings": settings,
         "data": first["data"],
         "model": first["model"],
@@ -176,14 +179,16 @@ def summarise(
 
 
 def _best_batches(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs by arm in order of appearance; of several batch sizes the one that ended best."""
+    """Runs by arm, baselines first; of several batch sizes the one that ended best; by seed."""
     groups: dict[str, list[RunRecord]] = {}
-    for name in dict.fromkeys(run.arm for run in runs):
+    names = dict.fromkeys(run.arm for run in runs)
+    for name in sorted(names, key=lambda n: (*BASELINES, n).index(n)):
         by_batch: dict[int, list[RunRecord]] = {}
         for run in runs:
             if run.arm == name:
                 by_batch.setdefault(run.batch, []).append(run)
-        groups[name] = max(by_batch.values(), key=_final_accuracy)
+        best = max(by_batch.values(), key=_final_accuracy)
+        groups[name] = sorted(best, key=lambda run: run.seed)
     return groups
 
 
@@ -197,6 +202,7 @@ def _describe(
     entry: dict[str, Any] = {
         "method": name,
         "seeds": len(group),
+        "seed_numbers": [run.seed for run in group],
         "batch": group[0].batch,
         "pool": group[0].pool,
         "steps": int(group[0].curves.step[-1]),
@@ -364,6 +370,13 @@ def _describe_irreducible(runs: list[RunRecord]) -> dict[str, Any] | None:
     keys = ("model", "best", "epochs_trained", "training_steps", "holdout", "config_hash")
     known = {key: provenance.get(key) for key in keys}
     return {**known, "seconds": run.irreducible_seconds, "flops": run.paid_before["flops"]}
+
+
+def _budget_seconds(runs: list[RunRecord]) -> float | None:
+    """Reference seconds that every run of a budget had, its irreducible-loss model included."""
+    if runs[0].manifest.get("reference") is None:
+        return None
+    return max(float(run.curves.seconds[-1]) + run.irreducible_seconds for run in runs)
 
 
 def _noise_in_data(data: dict[str, Any]) -> float:

@@ -17,6 +17,7 @@ from goldiprox.records.files import whole_file
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.seeds import stream
 
 __all__ = ["collect_gallery"]
 
@@ -75,8 +76,9 @@ def collect_gallery(
             rows.append(row)
 
     for method, counts_N in _times_chosen(folders, splits).items():
-        # Ties (most examples are never chosen) are broken at random, not by place in the file.
-        shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).numpy()
+        # Ties (most examples are never chosen) are broken at random, not by place in the file,
+        # and differently for each method.
+        shuffled = torch.randperm(len(train), generator=stream(0, "gallery", method)).numpy()
         order = shuffled[np.argsort(counts_N[shuffled], kind="stable")]
         add(method, "most-chosen", order[::-1][:SHOWN], counts_N)
         add(method, "least-chosen", order[:SHOWN], counts_N)

@@ -9,6 +9,9 @@ __all__ = ["verdicts"]
 
 BASELINES = ("uniform", "uniform-full")
 
+TIE = 1.1
+"""Wall seconds within a factor of this are no difference: machines are noisier than that."""
+
 
 def verdicts(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     """Sentences for a comparison, and whether each method paid.
@@ -40,11 +43,12 @@ def _paper(
     steps = entry["steps_to_target"]["mean_curve"]
     if steps is None:
         best = entry["best_accuracy"]["mean"]
+        some = f"; {reached} of {seeds} seeds do" if reached else ""
         return {
             "paid": False,
             "sentence": (
                 f"{name} did not pay: at best {_percent(best)} on average, it does not reach the "
-                f"target of {_percent(target)} ({reached} of {seeds} seeds do)."
+                f"target of {_percent(target)}{some}."
             ),
         }
     speedup = entry["speedup_over_uniform"]
@@ -56,16 +60,13 @@ def _paper(
             ),
         }
     charged = speedup["seconds_charged"]
-    paid = charged > 1
+    paid = None if abs(math.log(charged)) < math.log(TIE) else charged > 1
+    word = {True: "paid", False: "did not pay", None: "neither paid nor cost"}[paid]
     sentence = (
-        f"{name} {'paid' if paid else 'did not pay'}: it reached {_percent(target)} in "
-        f"{_times(speedup['steps'])} steps than uniform, and with its irreducible-loss model and "
-        f"its scoring charged in {_times(charged)} seconds and "
-        f"{_times(speedup['flops_charged'])} FLOPs"
+        f"{name} {word}: it reached {_percent(target)} in {_times(speedup['steps'])} steps than "
+        f"uniform; with everything charged that took {_times(charged)} seconds and "
+        f"{_times(speedup['flops_charged'])} FLOPs ({reached} of {seeds} seeds reached it)."
     )
-    if name not in ("rho-loss", "irreducible"):
-        sentence = sentence.replace("its irreducible-loss model and its scoring", "its scoring")
-    sentence += f" ({reached} of {seeds} seeds reached it)."
     return {"paid": paid, "sentence": sentence + _against_full(entry, by_name, charged)}
 
 
@@ -97,9 +98,9 @@ def _budget(
     mine, theirs = entry["final_accuracy"], rival["final_accuracy"]
     difference = mine["mean"] - theirs["mean"]
     noise = _error_of_difference(mine["values"], theirs["values"])
-    seconds = comparison["settings"]["compare"]["seconds"]
+    seconds = comparison["budget_seconds"]
     facts = (
-        f"with {seconds:g} seconds for everything, {name} ended at {_pm(mine)} and "
+        f"with {seconds:.3g} seconds for everything, {name} ended at {_pm(mine)} and "
         f"{rival['method']} at {_pm(theirs)}"
     )
     if noise is None:
@@ -125,16 +126,18 @@ def _error_of_difference(mine: list[float], theirs: list[float]) -> float | None
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _pm(spread: dict[str, Any]) -> str:
     deviation = spread["std"]
-    extra = "" if deviation is None else f" ± {100 * deviation:.1f}"
-    return f"{100 * spread['mean']:.1f}{extra} %"
+    extra = (
+        "" if deviation is None else f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * deviation:.1f}"
+    )
+    return f"{100 * spread['mean']:.1f}{extra}\N{NO-BREAK SPACE}%"
 
 
 def _times(ratio: float | None) -> str:
     if ratio is None:
         return "an unknown number of"
-    return f"{ratio:.1f}x fewer" if ratio >= 1 else f"{1 / ratio:.1f}x more"
+    return f"{ratio:.1f}× fewer" if ratio >= 1 else f"{1 / ratio:.1f}× more"

@@ -115,11 +115,12 @@ def gradient_norms(
         raise ConfigError(f"micro_batch is {micro_batch}; it must be at least 1")
     engine = _Engine(model, per_example_loss, forward)
     with _undisturbed(model), torch.enable_grad():
-        engine.probe(rows(inputs, slice(0, 1)))
+        if size == 1:
+            engine.probe(inputs)  # for its refusals alone: one example needs no tape
         parts = []
         for start in range(0, count, size):
             chunk = slice(start, min(start + size, count))
-            parts.append(engine.norms(rows(inputs, chunk), rows(targets, chunk), first=start == 0))
+            parts.append(engine.norms(rows(inputs, chunk), rows(targets, chunk)))
     names = list(engine.parameters)
     slow = sorted(engine.slow)
     return GradientPass(
@@ -150,19 +151,20 @@ class _Engine:
         self._device, self._dtype = first.device, accumulation_dtype(first.dtype)
 
     def probe(self, inputs: Any) -> None:
-        """Run one example to learn which axes hold examples, and whether chance enters."""
+        """Run the first example to learn which axes hold examples, and whether chance enters."""
         before = _random_state()
         with Probe(self.parameters.values()) as seen:
-            self._forward(self.model, inputs)
+            self._forward(self.model, rows(inputs, slice(0, 1)))
         self._calls = seen.calls
         self._random = not all(map(torch.equal, before, _random_state()))
         _set_random_state(before)
 
-    def norms(self, inputs: Any, targets: Any, *, first: bool) -> tuple[Tensor, Tensor, Any]:
-        """grad_norm_B, loss_B and outputs of a micro-batch; the first has the probe's example."""
+    def norms(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor, Any]:
+        """grad_norm_B, loss_B and outputs of one micro-batch."""
         count = examples_of(inputs, targets)
         if count == 1:
             return self._norm_of_one(inputs, targets)
+        self.probe(inputs)
         ledger = Ledger(torch.zeros(count, dtype=self._dtype, device=self._device))
         anchor = torch.zeros((), device=self._device, requires_grad=True)
         tape = Tape(
@@ -171,7 +173,7 @@ class _Engine:
             count=count,
             ledger=ledger,
             anchor=anchor,
-            same_rows=first and not self._random,
+            same_rows=not self._random,
         )
         with tape:
             outputs = self._forward(self.model, inputs)

@@ -138,8 +138,8 @@ class Tape(TorchFunctionMode):
         count: number of examples of this pass, at least two.
         ledger: takes what the backward pass finds.
         anchor: a scalar that requires grad; the backward pass aims at it.
-        same_rows: whether the first example is the probe's, and no random choice entered, so that
-            its values can be compared.
+        same_rows: whether no random choice enters, so that the first example's values must be
+            the probe's.
     """
 
     def __init__(
