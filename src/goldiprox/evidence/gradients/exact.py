@@ -152,9 +152,9 @@ class _Engine:
 
     def probe(self, inputs: Any) -> None:
         """Run the first example to learn which axes hold examples, and whether chance enters."""
-        before = _random_state()
+        before, one = _random_state(), rows(inputs, slice(0, 1))
         with Probe(self.parameters.values()) as seen:
-            self._forward(self.model, rows(inputs, slice(0, 1)))
+            self._forward(self.model, one)
         self._calls = seen.calls
         self._random = not all(map(torch.equal, before, _random_state()))
         _set_random_state(before)
