@@ -65,7 +65,9 @@ def irreducible_table(
     """
     name = config.resolved_model(target_model, splits.train.store.example_shape[0])
     settings = config.training(name, len(splits.holdout))
-    run = {"data": asdict(splits.config), "irreducible": asdict(replace(config, model=name))}
+    data = asdict(splits.config)
+    del data["data_dir"]  # where the files lie does not change what they are
+    run = {"data": data, "irreducible": asdict(replace(config, model=name))}
     trained = train(
         settings,
         Task(
