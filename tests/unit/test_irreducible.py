@@ -1,0 +1,286 @@
+"""Irreducible losses: the checkpoint of lowest held-out loss, one clean pass, one table."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import goldiprox
+from goldiprox.config import IrreducibleConfig
+from goldiprox.data.examples import Examples
+from goldiprox.precompute.irreducible import (
+    irreducible_cost,
+    irreducible_losses,
+    irreducible_table,
+    require_fitting,
+)
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.schema import TableError
+from goldiprox.training.loop import CheckpointEvery, Task, train
+
+QUICK = IrreducibleConfig(batch=16, epochs=12, patience=12, lr=0.02, model="mlp-128")
+
+
+def net(shape, classes):
+    """BatchNorm and dropout: only evaluation mode gives the same numbers twice."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 32), nn.BatchNorm1d(32),
+                         nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, classes))  # fmt: skip
+
+
+@pytest.fixture
+def splits(make_tiny_splits):
+    return make_tiny_splits(count=260, label_noise=0.3, validation=0.3)
+
+
+@pytest.fixture
+def colour(make_tiny_splits):
+    return make_tiny_splits(count=260, shape=(3, 6, 6), label_noise=0.3, validation=0.3)
+
+
+def task_of(splits):
+    return Task(
+        train=splits.holdout,
+        evaluation=splits.validation,
+        preprocess=splits.preprocess,
+        num_classes=splits.num_classes,
+    )
+
+
+def one_at_a_time(model, examples, preprocess):
+    """Loss, whether correct: each example alone, un-augmented, in evaluation mode, in float64."""
+    model = copy.deepcopy(model).double().eval()
+    losses, correct = [], []
+    mean = torch.tensor(preprocess.mean_C, dtype=torch.float64).view(-1, 1, 1)
+    std = torch.tensor(preprocess.std_C, dtype=torch.float64).view(-1, 1, 1)
+    with torch.no_grad():
+        for row, target in zip(examples.rows_N, examples.targets_N, strict=True):
+            image = (examples.store.images_NCHW[row].double() / 255 - mean) / std
+            logits = model(image[None])[0]
+            losses.append(float(logits.logsumexp(0) - logits[target]))
+            correct.append(bool(logits.argmax() == target))
+    return losses, correct
+
+
+def weights_after(splits, config, epochs):
+    """Train afresh for so many epochs: the weights an unbroken run had then."""
+    config = dataclasses.replace(config, epochs=epochs, patience=epochs + 1)
+    settings = config.training(config.model, len(splits.holdout))
+    return train(settings, task_of(splits), factory=net).model
+
+
+@pytest.mark.parametrize(("data", "lr"), [("splits", 0.02), ("colour", 0.006)])
+def test_the_table_is_from_the_checkpoint_of_lowest_validation_loss(data, lr, request):
+    splits, config = request.getfixturevalue(data), dataclasses.replace(QUICK, lr=lr)
+    assert splits.preprocess.augments == (data == "colour")
+    table = irreducible_table(splits, config, factory=net)
+    curve = []
+    for epoch in range(1, QUICK.epochs + 1):
+        model = weights_after(splits, config, epoch)
+        losses, correct = one_at_a_time(model, splits.validation, splits.preprocess)
+        curve.append((np.mean(losses), np.mean(correct), model))
+    best = min(range(len(curve)), key=lambda e: curve[e][0])
+    by_accuracy = max(range(len(curve)), key=lambda e: curve[e][1])
+    assert 0 < best < len(curve) - 1, "the fixture must make lowest and last differ"
+    assert best != by_accuracy, "the fixture must make lowest loss and highest accuracy differ"
+    found = table.provenance["best"]
+    assert found["epoch"] == best + 1
+    assert found["loss"] == pytest.approx(curve[best][0], rel=1e-5)
+    assert found["accuracy"] == pytest.approx(curve[best][1])
+
+    expected, _ = one_at_a_time(curve[best][2], splits.train, splits.preprocess)
+    assert table.ids_N.tolist() == splits.train.ids_N.tolist()
+    assert np.allclose(table.columns[IRREDUCIBLE_LOSS], expected, atol=2e-5)
+
+
+def test_patience_stops_and_the_best_still_counts(splits):
+    whole = irreducible_table(splits, QUICK, factory=net)
+    best = whole.provenance["best"]["epoch"]
+    patient = irreducible_table(splits, dataclasses.replace(QUICK, patience=2), factory=net)
+    assert patient.provenance["epochs_trained"] <= QUICK.epochs
+    if patient.provenance["best"]["epoch"] == best:
+        assert patient.provenance["epochs_trained"] == min(best + 2, QUICK.epochs)
+        assert np.array_equal(patient.columns[IRREDUCIBLE_LOSS], whole.columns[IRREDUCIBLE_LOSS])
+
+
+class Untouchable(Examples):
+    """Examples that nobody may look at."""
+
+    def fetch(self, positions_B):
+        raise AssertionError("the test set was touched")
+
+
+def test_the_test_set_is_never_touched(splits):
+    names = ("store", "ids_N", "rows_N", "targets_N", "true_targets_N")
+    test = Untouchable(**{name: getattr(splits.test, name) for name in names})
+    guarded = dataclasses.replace(splits, test=test)
+    table = irreducible_table(guarded, QUICK, factory=net)
+    plain = irreducible_table(splits, QUICK, factory=net)
+    assert np.array_equal(table.columns[IRREDUCIBLE_LOSS], plain.columns[IRREDUCIBLE_LOSS])
+
+    # Another test set altogether makes no difference to the losses.
+    other = dataclasses.replace(splits, test=splits.test.select(torch.arange(3)))
+    again = irreducible_table(other, QUICK, factory=net)
+    assert np.array_equal(again.columns[IRREDUCIBLE_LOSS], plain.columns[IRREDUCIBLE_LOSS])
+
+
+def test_the_training_set_is_not_trained_on(splits):
+    """Other labels in the training part change its losses only through the labels themselves."""
+    wrong = dataclasses.replace(
+        splits.train, targets_N=(splits.train.targets_N + 1) % splits.num_classes
+    )
+    one = irreducible_table(splits, QUICK, factory=net)
+    other = irreducible_table(dataclasses.replace(splits, train=wrong), QUICK, factory=net)
+    assert one.provenance["best"] == other.provenance["best"]
+    assert one.provenance["label_digest"] != other.provenance["label_digest"]
+    assert not np.allclose(one.columns[IRREDUCIBLE_LOSS], other.columns[IRREDUCIBLE_LOSS])
+
+
+def test_wrong_labels_have_higher_irreducible_losses(make_tiny_splits):
+    splits = make_tiny_splits(count=600, label_noise=0.2)
+    table = irreducible_table(splits, dataclasses.replace(QUICK, patience=2), factory=net)
+    losses = torch.from_numpy(table.columns[IRREDUCIBLE_LOSS])
+    wrong = splits.train.corrupted_N
+    assert losses[wrong].mean() > losses[~wrong].mean() + 0.3
+
+
+def test_copies_are_scored_under_their_own_ids(make_tiny_splits):
+    splits = make_tiny_splits(count=200, duplicate=2.0)
+    table = irreducible_table(splits, dataclasses.replace(QUICK, epochs=2), factory=net)
+    half = len(splits.train) // 2
+    assert len(table) == 2 * half
+    first, second = np.split(table.columns[IRREDUCIBLE_LOSS], 2)
+    assert np.allclose(first, second, atol=1e-6)
+    assert not np.isin(table.ids_N, splits.holdout.ids_N.numpy()).any()
+
+
+def test_an_interrupted_model_is_resumed_to_the_same_table(splits, tmp_path):
+    whole = irreducible_table(splits, QUICK, factory=net)
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(done, total, status):
+        if done >= 20:
+            raise Stop
+
+    folder = RunFolder(tmp_path / "il")
+    settings = {"folder": folder, "factory": net, "checkpoint": CheckpointEvery(steps=3)}
+    with pytest.raises(Stop):
+        irreducible_table(splits, QUICK, report=stop, **settings)
+    again = irreducible_table(splits, QUICK, **settings)
+    assert np.array_equal(again.columns[IRREDUCIBLE_LOSS], whole.columns[IRREDUCIBLE_LOSS])
+    assert again.provenance["best"] == whole.provenance["best"]
+
+
+def test_what_it_cost_is_all_of_it(splits):
+    config = dataclasses.replace(QUICK, epochs=3, patience=9)
+    table = irreducible_table(splits, config, factory=net)
+    cost = irreducible_cost(table)
+    holdout, validation, scored = len(splits.holdout), len(splits.validation), len(splits.train)
+    forward = 2 * (16 * 32 + 32 * 3)
+    training = 3 * forward - 2 * 16 * 32
+    assert cost.phases.keys() == {"irreducible-training", "irreducible-scoring"}
+    assert cost.phases["irreducible-training"].examples == 3 * holdout
+    assert cost.phases["irreducible-training"].steps == 3 * -(-holdout // 16)
+    assert cost.phases["irreducible-training"].flops == pytest.approx(
+        3 * (holdout * training + validation * forward)
+    )
+    assert cost.phases["irreducible-scoring"].flops == pytest.approx(scored * forward)
+    assert cost.total().seconds > 0
+    assert table.provenance["training_steps"] == 3 * -(-holdout // 16)
+
+
+def test_the_configuration_does_not_depend_on_where_the_files_lie(splits):
+    config = dataclasses.replace(QUICK, epochs=1)
+    elsewhere = dataclasses.replace(
+        splits, config=dataclasses.replace(splits.config, data_dir="/elsewhere")
+    )
+    one = irreducible_table(splits, config, factory=net).provenance
+    other = irreducible_table(elsewhere, config, factory=net).provenance
+    assert one["config_hash"] == other["config_hash"]
+    assert "/elsewhere" not in str(other)
+
+
+def fitting(splits):
+    return ScoreTable(
+        ids_N=splits.train.ids_N.numpy(),
+        columns={IRREDUCIBLE_LOSS: np.ones(len(splits.train), np.float32)},
+        provenance={
+            "fingerprint": splits.dataset.fingerprint,
+            "label_digest": splits.train.label_digest(),
+        },
+    )
+
+
+REMEDY = r"goldiprox irreducible tiny --out il\.parquet"
+
+
+def test_a_table_that_fits_is_accepted(splits):
+    require_fitting(fitting(splits), splits)
+
+
+def test_a_table_of_other_data_is_refused_first(splits, make_tiny_splits):
+    other = make_tiny_splits(count=260, seed=1, label_noise=0.3, validation=0.3)
+    with pytest.raises(TableError, match=rf"belongs to other data: .* there, .* here; .*{REMEDY}"):
+        require_fitting(fitting(other), splits)
+
+
+def test_a_table_of_another_split_is_refused_by_its_ids(splits, make_tiny_splits):
+    other = make_tiny_splits(count=260, label_noise=0.3, validation=0.3, holdout=0.6)
+    with pytest.raises(TableError, match=rf"lacks \d+ of {len(splits.train)} ids .*{REMEDY}"):
+        require_fitting(fitting(other), splits)
+
+
+def test_a_table_of_other_labels_is_refused(splits):
+    noisier = dataclasses.replace(
+        splits, train=dataclasses.replace(splits.train, targets_N=splits.train.targets_N * 0)
+    )
+    with pytest.raises(TableError, match=rf"belongs to other labels \(noise.*{REMEDY}"):
+        require_fitting(fitting(noisier), splits)
+
+
+def test_a_table_with_a_loss_that_is_nan_is_refused(splits):
+    table = fitting(splits)
+    table.columns[IRREDUCIBLE_LOSS][5] = np.nan
+    with pytest.raises(TableError, match=rf"NaN or infinite .*first: {table.ids_N[5]}\).*{REMEDY}"):
+        require_fitting(table, splits)
+
+
+def test_a_table_for_more_examples_fits_if_the_labels_do(splits):
+    with pytest.raises(TableError, match="other labels"):
+        require_fitting(fitting(dataclasses.replace(splits, train=splits.full)), splits)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_losses_of_a_model_of_ones_own(training):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    model(torch.randn(50, 5) * 3 + 1)  # moves the running statistics
+    model.train(training)
+    state = copy.deepcopy(model.state_dict())
+    inputs, targets = torch.randn(41, 5), torch.randint(0, 3, (41,))
+    data = goldiprox.with_ids(TensorDataset(inputs, targets), ids=range(100, 141))
+    table = irreducible_losses(model, DataLoader(data, batch_size=8, shuffle=True))
+    assert model.training == training
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    order = torch.from_numpy(table.ids_N) - 100
+    assert sorted(order.tolist()) == list(range(41))
+    with torch.no_grad():
+        expected = F.cross_entropy(
+            copy.deepcopy(model).double().eval()(inputs.double()), targets, reduction="none"
+        )
+    assert np.allclose(table.columns[IRREDUCIBLE_LOSS], expected[order], atol=1e-5)
+    goldiprox.Chooser(model, "rho-loss", irreducible=table)(next(iter(DataLoader(data, 41))))
+
+
+def test_an_example_that_comes_twice_is_refused():
+    batch = (torch.tensor([3, 3]), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(TableError, match=r"more than once \(first: 3\)"):
+        irreducible_losses(nn.Linear(4, 2), [batch])
