@@ -37,7 +37,7 @@ def _paper(
 ) -> dict[str, Any]:
     name, uniform = entry["method"], by_name.get("uniform")
     target = comparison["target_accuracy"]
-    if target is None or (uniform is None and comparison["target_accuracy"] is None):
+    if target is None or uniform is None:
         return {"paid": None, "sentence": f"{name}: no uniform run to compare with."}
     reached, seeds = entry["steps_to_target"]["reached"], entry["seeds"]
     steps = entry["steps_to_target"]["mean_curve"]
@@ -96,11 +96,10 @@ def _budget(
         return {"paid": None, "sentence": f"{name}: no uniform run to compare with."}
     rival = max(rivals, key=lambda r: r["final_accuracy"]["mean"])
     mine, theirs = entry["final_accuracy"], rival["final_accuracy"]
-    difference = mine["mean"] - theirs["mean"]
-    noise = _error_of_difference(mine["values"], theirs["values"])
+    difference, noise = _paired_difference(entry, rival)
     seconds = comparison["budget_seconds"]
     facts = (
-        f"with {seconds:.3g} seconds for everything, {name} ended at {_pm(mine)} and "
+        f"with {_seconds(seconds)} seconds for everything, {name} ended at {_pm(mine)} and "
         f"{rival['method']} at {_pm(theirs)}"
     )
     if noise is None:
@@ -114,15 +113,24 @@ def _budget(
     }
 
 
-def _error_of_difference(mine: list[float], theirs: list[float]) -> float | None:
-    """Standard error of the mean paired difference: seeds share weights and pools."""
-    differences = [a - b for a, b in zip(mine, theirs, strict=False)]
+def _paired_difference(entry: dict[str, Any], rival: dict[str, Any]) -> tuple[float, float | None]:
+    """Mean difference over the seeds that both have, and its standard error.
+
+    Paired, because a seed's runs share weights and pools; None where fewer than two pairs tell.
+    """
+    theirs = dict(zip(rival["seed_numbers"], rival["final_accuracy"]["values"], strict=True))
+    mine = zip(entry["seed_numbers"], entry["final_accuracy"]["values"], strict=True)
+    differences = [value - theirs[seed] for seed, value in mine if seed in theirs]
     count = len(differences)
     if count < 2:
-        return None
+        return 0.0, None
     mean = sum(differences) / count
     variance = sum((d - mean) ** 2 for d in differences) / (count - 1)
-    return math.sqrt(variance / count)
+    return mean, math.sqrt(variance / count)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _percent(value: float) -> str:
