@@ -1,0 +1,386 @@
+"""The summary of a comparison, from run folders written by hand with answers computed by hand.
+
+Every run here has pools of 40 and batches of 4; evaluations at steps 10, 20, 30, 40; a training
+step costs 2 seconds and 100 FLOPs, scoring (where there is any) 1 second and 50 FLOPs.
+"""
+
+import statistics
+
+import pytest
+import torch
+
+from goldiprox.analysis.compare import summarise
+from goldiprox.records.ledger import Cost, Ledger
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.steplog import StepLog, StepRecord
+from goldiprox.schema import CheckpointError, ConfigError, Selection
+
+K = 4
+DATA = {
+    "dataset": "hand",
+    "fingerprint": "f" * 64,
+    "sizes": {"train": 200, "holdout": 100, "validation": 10, "test": 50},
+    "label_noise": {"wrong": {"train": 30}},
+}
+SETTINGS = {"compare": {"target": None, "seconds": 60.0}}
+IRREDUCIBLE = {
+    "model": "mlp-128",
+    "best": {"epoch": 3, "loss": 0.4, "accuracy": 0.8},
+    "epochs_trained": 5,
+    "training_steps": 50,
+    "holdout": {"examples": 100, "validation": 10},
+    "config_hash": "abc",
+    "ledger": {
+        "phases": {
+            "irreducible-training": {"examples": 500, "steps": 50, "flops": 700.0, "seconds": 9.0},
+            "irreducible-scoring": {"examples": 200, "steps": 1, "flops": 300.0, "seconds": 1.0},
+        },
+        "peak_memory_bytes": 7,
+    },
+}
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """A finished run: accuracies at each evaluation, counts of the chosen between them."""
+
+    def write(
+        arm,
+        seed,
+        accuracies,
+        *,
+        corrupted=None,
+        correct=None,
+        batch=K,
+        reference=None,
+        protocol="paper",
+        data=DATA,
+        every=10,
+    ):
+        scored = arm in ("loss", "rho-loss")
+        method = "uniform" if arm == "uniform-full" else arm
+        folder = RunFolder(tmp_path / f"{arm}-b{batch}-{seed}")
+        folder.open(
+            {
+                "arm": arm,
+                "protocol": protocol,
+                "config": {"train": {"method": method, "seed": seed, "batch": batch, "pool": None}},
+                "config_hash": "h",
+                "data": data,
+                "irreducible": IRREDUCIBLE if arm in ("irreducible", "rho-loss") else None,
+                "reference": reference,
+                "model": {"name": "mlp", "parameters": 5},
+            }
+        )
+        intervals = len(accuracies)
+        corrupted = corrupted or [0] * intervals
+        correct = correct or [0] * intervals
+        # Ids tell how many of a step's examples count as wrong; steps are alike in an interval.
+        log = StepLog(folder.path, lambda ids_k: int((ids_k >= 1000).sum()))
+        for step in range(every * intervals):
+            wrong, right = corrupted[step // every], correct[step // every]
+            ids_k = torch.arange(batch) + 1000 * (torch.arange(batch) < wrong)
+            log.add(
+                StepRecord(
+                    step=step,
+                    epoch=0,
+                    lr=0.1,
+                    selection=Selection.of(ids_k, torch.arange(batch)),
+                    pool_size=10 * batch,
+                    loss_k=torch.ones(batch),
+                    correct_k=torch.arange(batch) < right,
+                )
+            )
+        log.merge()
+        log.drop_parts()
+        per_step = (3.0, 150.0) if scored else (2.0, 100.0)
+        steps = [every * (i + 1) for i in range(intervals)]
+        evaluations = [
+            {
+                "step": step,
+                "epoch": step / 20,
+                "examples": step * batch,
+                "accuracy": accuracy,
+                "loss": 1 - accuracy,
+                "seconds": step * per_step[0],
+                "flops": step * per_step[1],
+            }
+            for step, accuracy in zip(steps, accuracies, strict=True)
+        ]
+        last = steps[-1]
+        ledger = Ledger(
+            {
+                "training": Cost(examples=last * batch, steps=last, flops=100.0 * last,
+                                 seconds=2.0 * last),
+                "evaluation": Cost(examples=50 * intervals, steps=intervals, seconds=100.0),
+            }
+        )  # fmt: skip
+        if scored:
+            ledger.add("scoring", Cost(examples=10 * last * batch, steps=last, flops=50.0 * last,
+                                       seconds=1.0 * last))  # fmt: skip
+        folder.finish(
+            evaluations=evaluations,
+            ledger=ledger.to_json(),
+            weights={"w": torch.ones(1)},
+            result={"final_accuracy": accuracies[-1]},
+        )
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def paper(write_run):
+    return [
+        write_run("uniform", 0, [0.5, 0.7, 0.78, 0.8], corrupted=[0, 1, 1, 0],
+                  correct=[1, 2, 3, 4]),
+        write_run("rho-loss", 0, [0.6, 0.8, 0.9, 0.9], corrupted=[0, 0, 1, 0],
+                  correct=[0, 1, 1, 2]),
+        write_run("loss", 0, [0.3, 0.4, 0.5, 0.6], corrupted=[2, 4, 4, 4]),
+        write_run("uniform", 1, [0.5, 0.7, 0.8, 0.76], corrupted=[1, 1, 1, 1],
+                  correct=[1, 2, 2, 4]),
+        write_run("rho-loss", 1, [0.5, 0.7, 0.84, 0.88], correct=[0, 1, 2, 2]),
+        write_run("loss", 1, [0.3, 0.4, 0.79, 0.6], corrupted=[4, 4, 4, 2]),
+    ]  # fmt: skip
+
+
+def by_name(comparison):
+    return {entry["method"]: entry for entry in comparison["methods"]}
+
+
+def test_the_target_is_the_best_of_uniforms_mean_curve(paper):
+    comparison = summarise(paper, SETTINGS)
+    # Means: 0.5, 0.7, 0.79, 0.78. Neither the last, nor the mean of the two bests (0.8).
+    assert comparison["target_accuracy"] == pytest.approx(0.79)
+    assert summarise(paper, SETTINGS, target=0.6)["target_accuracy"] == 0.6
+
+
+def test_costs_to_target(paper):
+    entries = by_name(summarise(paper, SETTINGS))
+    uniform, rho, loss = entries["uniform"], entries["rho-loss"], entries["loss"]
+    # uniform: seed 0 gets to 0.79 at step 40, seed 1 at 30; the mean curve at 30.
+    assert uniform["steps_to_target"] == {
+        "mean": 35.0, "std": pytest.approx(statistics.stdev([40, 30])), "reached": 2,
+        "values": [40.0, 30.0], "mean_curve": 30.0,
+    }  # fmt: skip
+    assert uniform["epochs_to_target"]["values"] == [2.0, 1.5]
+    for kind in ("charged", "amortised"):
+        assert uniform["seconds_to_target"][kind]["values"] == [80.0, 60.0]
+        assert uniform["flops_to_target"][kind]["mean_curve"] == 3000.0
+    # rho-loss: seed 0 at step 20, seed 1 at 30; mean curve 0.55, 0.75, 0.87 at 30.
+    assert rho["steps_to_target"]["values"] == [20.0, 30.0]
+    assert rho["steps_to_target"]["mean_curve"] == 30.0
+    assert rho["seconds_to_target"]["amortised"]["values"] == [60.0, 90.0]
+    assert rho["seconds_to_target"]["charged"]["values"] == [70.0, 100.0]  # 9 + 1 before
+    assert rho["seconds_to_target"]["charged"]["mean"] == 85.0
+    assert rho["seconds_to_target"]["charged"]["mean_curve"] == 100.0
+    assert rho["flops_to_target"]["amortised"]["values"] == [3000.0, 4500.0]
+    assert rho["flops_to_target"]["charged"]["values"] == [4000.0, 5500.0]
+    # loss: seed 1 touches exactly 0.79 at step 30; the mean curve never does.
+    assert loss["steps_to_target"] == {
+        "mean": 30.0, "std": None, "reached": 1, "values": [None, 30.0], "mean_curve": None,
+    }  # fmt: skip
+
+
+def test_speedups_are_of_mean_curves(paper):
+    entries = by_name(summarise(paper, SETTINGS))
+    assert entries["uniform"]["speedup_over_uniform"] == dict.fromkeys(
+        ["steps", "seconds_charged", "seconds_amortised", "flops_charged", "flops_amortised"], 1.0
+    )
+    assert entries["rho-loss"]["speedup_over_uniform"] == {
+        "steps": 1.0,
+        "seconds_charged": pytest.approx(60 / 100),
+        "seconds_amortised": pytest.approx(60 / 90),
+        "flops_charged": pytest.approx(3000 / 5500),
+        "flops_amortised": pytest.approx(3000 / 4500),
+    }
+    assert set(entries["loss"]["speedup_over_uniform"].values()) == {None}
+
+
+def test_speedups_at_a_target_of_ones_own(paper):
+    rho = by_name(summarise(paper, SETTINGS, target=0.78))["rho-loss"]["speedup_over_uniform"]
+    assert rho["steps"] == 1.0
+    rho = by_name(summarise(paper, SETTINGS, target=0.74))["rho-loss"]["speedup_over_uniform"]
+    assert rho["steps"] == pytest.approx(30 / 20)
+    assert rho["seconds_charged"] == pytest.approx(60 / 70)
+    assert rho["flops_amortised"] == pytest.approx(3000 / 3000)
+
+
+def test_accuracies(paper):
+    entries = by_name(summarise(paper, SETTINGS))
+    assert entries["uniform"]["final_accuracy"] == {
+        "mean": pytest.approx(0.78), "std": pytest.approx(0.04 / 2**0.5), "values": [0.8, 0.76],
+    }  # fmt: skip
+    assert entries["uniform"]["best_accuracy"]["values"] == [0.8, 0.8]
+    assert entries["loss"]["best_accuracy"]["mean"] == pytest.approx((0.6 + 0.79) / 2)
+    assert [e["method"] for e in summarise(paper, SETTINGS)["methods"]] == [
+        "uniform", "rho-loss", "loss",
+    ]  # fmt: skip
+    assert entries["rho-loss"]["seeds"] == 2
+    assert entries["rho-loss"]["pool"] == 40
+
+
+def test_shares_of_what_was_chosen(paper):
+    comparison = summarise(paper, SETTINGS)
+    entries = by_name(comparison)
+    assert comparison["share_corrupted_in_data"] == 30 / 200
+    # (0+1+1+0 + 1+1+1+1) x 10 steps of 2 seeds x 40 steps x 4 examples
+    assert entries["uniform"]["selected_share"]["corrupted"] == pytest.approx(60 / 320)
+    assert entries["rho-loss"]["selected_share"]["corrupted"] == pytest.approx(10 / 320)
+    assert entries["loss"]["selected_share"]["corrupted"] == pytest.approx(280 / 320)
+    assert entries["uniform"]["selected_share"]["already_correct"] == pytest.approx(190 / 320)
+    assert entries["rho-loss"]["selected_share"]["already_correct"] == pytest.approx(90 / 320)
+
+
+def test_redundancy_counts_only_while_below_the_weakest_final_accuracy(paper):
+    comparison = summarise(paper, SETTINGS)
+    assert comparison["weakest_final_accuracy"] == pytest.approx(0.6)  # loss
+    shares = {n: e["selected_share"]["redundant"] for n, e in by_name(comparison).items()}
+    # uniform is below 0.6 at its first evaluation only (1 of 4 in both seeds).
+    assert shares["uniform"] == pytest.approx(1 / 4)
+    # rho-loss: seed 0 never is (0.6 is not below 0.6), seed 1 at its first.
+    assert shares["rho-loss"] == pytest.approx(0.0)
+    assert shares["loss"] == 0.0
+
+
+def test_redundancy_is_unknown_where_no_evaluation_was_below(write_run):
+    runs = [write_run("uniform", 0, [0.5, 0.9]), write_run("loss", 0, [0.9, 0.95])]
+    shares = {n: e["selected_share"]["redundant"] for n, e in by_name(summarise(runs, {})).items()}
+    assert shares == {"uniform": 0.0, "loss": None}
+
+
+def test_the_mean_ledger_includes_the_irreducible_model(paper):
+    entries = by_name(summarise(paper, SETTINGS))
+    phases = entries["rho-loss"]["ledger"]["phases"]
+    assert list(phases) == ["irreducible-training", "irreducible-scoring", "scoring", "training",
+                            "evaluation"]  # fmt: skip
+    assert phases["irreducible-training"]["seconds"] == 9.0
+    assert phases["training"]["seconds"] == 80.0
+    assert phases["training"]["steps"] == 40
+    assert phases["scoring"]["examples"] == 1600
+    assert "irreducible-training" not in entries["uniform"]["ledger"]["phases"]
+
+
+def test_the_mean_curve_for_figures(paper):
+    comparison = summarise(paper, SETTINGS)
+    curve = by_name(comparison)["rho-loss"]["curve"]
+    assert [p["step"] for p in curve] == [10, 20, 30, 40]
+    assert curve[1]["accuracy"]["mean"] == pytest.approx(0.75)
+    assert curve[1]["accuracy"]["values"] == [0.8, 0.7]
+    assert curve[1]["seconds"] == 60.0
+    assert curve[1]["seconds_charged"] == 70.0
+    assert curve[1]["flops_charged"] == 4000.0
+    assert [p["corrupted"] for p in curve] == pytest.approx([0, 0, 1 / 8, 0])
+    assert [p["already_correct"] for p in curve] == pytest.approx([0, 2 / 8, 3 / 8, 4 / 8])
+    assert comparison["irreducible"]["seconds"] == 10.0
+    assert comparison["irreducible"]["flops"] == 1000.0
+    assert comparison["irreducible"]["model"] == "mlp-128"
+
+
+def test_seeds_of_unequal_length_are_averaged_over_what_they_share(write_run):
+    runs = [write_run("uniform", 0, [0.2, 0.4, 0.9]), write_run("uniform", 1, [0.4, 0.6])]
+    entry = by_name(summarise(runs, {}))["uniform"]
+    assert [p["accuracy"]["mean"] for p in entry["curve"]] == pytest.approx([0.3, 0.5])
+
+
+def test_one_seed_has_no_spread(write_run):
+    entry = by_name(summarise([write_run("uniform", 0, [0.2, 0.4])], {}))["uniform"]
+    assert entry["final_accuracy"] == {"mean": 0.4, "std": None, "values": [0.4]}
+
+
+def reference(step, before=0.0):
+    return {"step_seconds": step, "irreducible_seconds": before}
+
+
+@pytest.fixture
+def budget(write_run):
+    """60 reference seconds for everything; every arm with two batch sizes."""
+
+    def run(arm, seed, accuracies, batch, step, before=0.0):
+        return write_run(arm, seed, accuracies, batch=batch, protocol="budget",
+                         reference=reference(step, before))  # fmt: skip
+
+    return [
+        run("uniform", 0, [0.5, 0.70], 4, 3.0), run("uniform", 1, [0.5, 0.72], 4, 3.0),
+        run("uniform", 0, [0.6, 0.80], 8, 3.0), run("uniform", 1, [0.6, 0.82], 8, 3.0),
+        run("rho-loss", 0, [0.7, 0.90], 4, 2.0, 20.0),
+        run("rho-loss", 1, [0.7, 0.92], 4, 2.0, 20.0),
+        run("rho-loss", 0, [0.9, 0.88], 8, 2.0, 20.0),
+        run("rho-loss", 1, [0.9, 0.91], 8, 2.0, 20.0),
+    ]  # fmt: skip
+
+
+def test_under_a_budget_every_method_is_judged_by_its_best_batch(budget):
+    comparison = summarise(budget, SETTINGS)
+    entries = by_name(comparison)
+    assert comparison["protocol"] == "budget"
+    assert entries["uniform"]["batch"] == 8
+    assert entries["uniform"]["pool"] == 80
+    assert entries["uniform"]["final_accuracy"]["mean"] == pytest.approx(0.81)
+    assert entries["rho-loss"]["batch"] == 4  # by the final accuracy, not by the best
+    assert entries["rho-loss"]["final_accuracy_by_batch"]["8"]["mean"] == pytest.approx(0.895)
+    assert entries["rho-loss"]["final_accuracy_by_batch"]["4"]["values"] == [0.9, 0.92]
+
+
+def test_under_a_budget_seconds_are_reference_seconds(budget):
+    entries = by_name(summarise(budget, SETTINGS))
+    assert [p["seconds"] for p in entries["rho-loss"]["curve"]] == [20.0, 40.0]
+    assert [p["seconds_charged"] for p in entries["rho-loss"]["curve"]] == [40.0, 60.0]
+    assert [p["seconds_charged"] for p in entries["uniform"]["curve"]] == [30.0, 60.0]
+    # Target 0.81: rho-loss gets there at step 20.
+    to_target = entries["rho-loss"]["seconds_to_target"]
+    assert to_target["amortised"]["mean_curve"] == 40.0
+    assert to_target["charged"]["mean_curve"] == 60.0
+
+
+def test_runs_of_different_data_are_not_compared(write_run):
+    runs = [
+        write_run("uniform", 0, [0.5]),
+        write_run("loss", 0, [0.5], data={**DATA, "fingerprint": "0" * 64}),
+    ]
+    with pytest.raises(ConfigError, match="2 different data sets"):
+        summarise(runs, {})
+    with pytest.raises(ConfigError, match="no finished runs"):
+        summarise([], {})
+
+
+def test_a_damaged_record_is_named(write_run):
+    folder = write_run("uniform", 0, [0.5, 0.6])
+    (folder.path / "evaluations.json").write_text("[")
+    with pytest.raises(CheckpointError, match=r"evaluations\.json is damaged"):
+        summarise([folder], {})
+    folder = write_run("loss", 0, [0.5, 0.6])
+    (folder.path / "steps.parquet").unlink()
+    with pytest.raises(CheckpointError, match=r"steps\.parquet is absent"):
+        summarise([folder], {})
+
+
+def test_without_uniform_there_is_no_target_but_still_a_summary(write_run):
+    comparison = summarise([write_run("loss", 0, [0.5, 0.6])], {})
+    assert comparison["target_accuracy"] is None
+    entry = comparison["methods"][0]
+    assert entry["steps_to_target"]["reached"] == 0
+    assert set(entry["speedup_over_uniform"].values()) == {None}
+    [verdict] = comparison["verdicts"]
+    assert verdict["paid"] is None
+    assert "no uniform run" in verdict["sentence"]
+
+
+def test_arms_are_listed_baselines_first_however_the_folders_come(paper):
+    names = [e["method"] for e in summarise(paper[::-1], SETTINGS)["methods"]]
+    assert names[0] == "uniform"
+    assert by_name(summarise(paper[::-1], SETTINGS))["loss"]["final_accuracy"]["values"] == [
+        0.6,
+        0.6,
+    ]
+    forwards, backwards = (summarise(p, SETTINGS) for p in (paper, paper[::-1]))
+    assert by_name(forwards) == by_name(backwards)
+    assert by_name(backwards)["uniform"]["seed_numbers"] == [0, 1]
+
+
+def test_the_budget_is_read_back_from_the_runs(budget):
+    assert summarise(budget, {})["budget_seconds"] == 60.0
+
+
+def test_without_a_budget_there_is_none_to_read(paper):
+    assert summarise(paper, {})["budget_seconds"] is None
