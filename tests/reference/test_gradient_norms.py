@@ -345,7 +345,7 @@ class Vision(nn.Module):
         x = x + self.place[:, : x.shape[1]]
         x = self.gain * x + self.scale * self.block(x)
         x = x + self.place[:, 1 : 1 + x.shape[1]] * 0.5
-        x = x + self.scale.unsqueeze(0)
+        x += self.scale.unsqueeze(0)
         return self.head(x[:, 0] * self.scale)
 
 
@@ -462,11 +462,14 @@ def test_examples_in_another_order(micro_batch):
         def __init__(self):
             super().__init__()
             self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.shift, self.scale = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
 
         def forward(self, x):
-            return self.head(torch.tanh(self.first(x.flip(0))).flip(0))
+            x = x.flip(0) * self.scale
+            x += self.shift
+            return self.head(torch.tanh(self.first(x)).flip(0))
 
-    slow = {"first.weight", "first.bias"}
+    slow = {"first.weight", "first.bias", "shift", "scale"}
     check(Reversed(), torch.randn(6, 4), slow=slow, micro_batch=micro_batch)
 
 

@@ -172,6 +172,22 @@ def test_dropout_with_a_layer_that_needs_a_second_pass_is_refused():
     assert "cell.weight_hh_l0" in found.slow_parameters
 
 
+def test_dropout_where_examples_and_positions_share_an_axis_is_refused():
+    """Without values to compare, examples-first and positions-first look the same."""
+
+    class PositionsFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.first, self.head = nn.Dropout(0.5), nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            rows = self.drop(x.transpose(0, 1)).reshape(-1, 4)
+            return self.head(torch.tanh(self.first(rows)).view(-1, len(x), 6).mean(0))
+
+    with pytest.raises(ConfigError, match=r"first\.weight"):
+        gradient_norms(PositionsFirst(), torch.randn(5, 6, 4), torch.arange(5) % 3)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

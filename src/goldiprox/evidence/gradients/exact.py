@@ -85,7 +85,9 @@ def gradient_norms(
 
     The model runs in the mode it is in, under the autocast that is active; squares are summed in
     float32 (float64 for a float64 model). Afterwards modes, buffers, ``.grad`` and the random
-    state are as before. The examples must not influence one another.
+    state are as before. The examples must not influence one another. That rows of
+    activations stay in the order of the examples is checked on the first of them, unless dropout
+    is active; norms below 1e-19 may come out as zero.
 
     Args:
         model: any module. Frozen parameters do not count.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -66,13 +65,13 @@ class Call:
 
     Attributes:
         function: the torch function.
-        first: its first tensor argument, where a parameter takes part.
+        operands: its first one or two tensor arguments, where a parameter takes part.
         shape: shape of the result.
         value: the result, where it may be independent of the batch.
     """
 
     function: Any
-    first: Tensor | None = None
+    operands: tuple[Tensor, ...] = ()
     shape: torch.Size | None = None
     value: Tensor | None = None
 
@@ -88,6 +87,16 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
 def _first(args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
     value = args[0] if args else kwargs.get("input")
     return value if isinstance(value, Tensor) else None
+
+
+def _operands(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+    if func in ELEMENTWISE and not kwargs and len(args) == 2:
+        found = [a for a in args if isinstance(a, Tensor)]
+        if func in IN_PLACE:
+            found[0] = found[0].clone()  # it is about to change
+        return tuple(a.detach() for a in found)
+    first = _first(args, kwargs)
+    return () if first is None else (first.detach(),)
 
 
 class Probe(TorchFunctionMode):
@@ -108,6 +117,7 @@ class Probe(TorchFunctionMode):
         """Run the function and note its call."""
         kwargs = kwargs or {}
         _refuse_mixing(func, args, kwargs)
+        operands = _operands(func, args, kwargs)
         result = func(*args, **kwargs)
         tensors = list(_tensors(args, kwargs))
         if not isinstance(result, Tensor) or not any(id(t) in self._shared for t in tensors):
@@ -115,15 +125,8 @@ class Probe(TorchFunctionMode):
             return result
         # What a rule taps depends on the batch; whether the rest does shows in the tape's run.
         may_be_shared = func not in RULES or func is F.embedding
-        first = _first(args, kwargs)
-        self.calls.append(
-            Call(
-                func,
-                None if first is None else first.detach(),
-                result.shape,
-                result.detach() if may_be_shared else None,
-            )
-        )
+        value = result.detach() if may_be_shared else None
+        self.calls.append(Call(func, operands, result.shape, value))
         if may_be_shared:
             self._shared[id(result)] = result
         return result
@@ -231,9 +234,9 @@ class Tape(TorchFunctionMode):
 
     def _examples(self, call: Call, x: Tensor) -> Examples | None:
         """Find the axis that grew with the batch, and check that its rows are in order."""
-        few = call.first
-        if few is None or few.dim() != x.dim():
+        if not call.operands or call.operands[0].dim() != x.dim():
             return None
+        few = call.operands[0]
         grown = [i for i in range(x.dim()) if few.shape[i] != x.shape[i]]
         if len(grown) != 1:
             return None
@@ -254,7 +257,11 @@ class Tape(TorchFunctionMode):
         position = shared[0]
         if func in IN_PLACE and position == 0:
             return None
-        shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
+        other, shape = args[1 - position], torch.broadcast_shapes(args[0].shape, args[1].shape)
+        if not 0 < other.dim() == len(shape):
+            return None  # the examples' axis must come from the other operand
+        if self._same_rows and not _alike(other[:1].detach(), call.operands[1 - position]):
+            return None  # rows were reordered
         expanded = self._expanded(call, args[position], shape)
         if expanded is None:
             return None
@@ -364,10 +371,8 @@ def reachable(result: Tensor) -> list[Tensor]:
 
 
 def _alike(rows: Tensor, probed: Tensor) -> bool:
-    if not rows.is_floating_point():
+    if rows.shape != probed.shape or not rows.is_floating_point():
         return torch.equal(rows, probed)
-    if prod(rows.shape) == 0:
-        return True
     difference = torch.linalg.vector_norm((rows - probed).float())
     return bool(difference <= ROW_TOLERANCE * torch.linalg.vector_norm(probed.float()))
 
