@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import Batch, take
+from goldiprox.batch import ID, Batch, take
 from goldiprox.config import TrainConfig
 from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.splits import Examples
@@ -226,9 +226,9 @@ class Loop:
     def one_step(self) -> None:
         """Draw a pool, choose from it, train on what was chosen."""
         config, clock = self.config, self.clock
-        epoch, pool = divmod(self.step, self.per_epoch)
+        epoch, number = divmod(self.step, self.per_epoch)
         size = config.pool_size
-        positions_B = self._epoch_order(epoch)[pool * size : (pool + 1) * size]
+        positions_B = self._epoch_order(epoch)[number * size : (number + 1) * size]
         k = config.chosen(positions_B.numel())
         # Drawn for the whole pool even where only the chosen part is loaded, so that every method
         # sees the same augmented image of the same candidate.
@@ -249,8 +249,10 @@ class Loop:
                 batch = take(pool_batch, selection.positions_k)
         else:
             with clock("scoring", examples=0):
-                ids_B = self.task.train.ids_N[positions_B]
-                selection = self._select((ids_B,), k)
+                data = self.task.train
+                # Labels too: a method may need them and still no forward pass.
+                pool = {ID: data.ids_N[positions_B], "labels": data.targets_N[positions_B]}
+                selection = self._select(pool, k)
             with clock("loading", examples=k):
                 chosen = selection.positions_k
                 part = None if augmentation is None else augmentation[chosen]
