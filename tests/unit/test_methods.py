@@ -1,10 +1,17 @@
 """The table of methods."""
 
 import pytest
+import torch
+from torch import nn
 
-from goldiprox.schema import ConfigError, Evidence
+from goldiprox.config import TrainConfig
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.steplog import read_steps
+from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import METHODS, Method, method, register
-from goldiprox.selection.selectors import RandomChoice
+from goldiprox.selection.selectors import RandomChoice, top_k
+from goldiprox.training.loop import train
 
 FIELDS = set(Evidence.__dataclass_fields__)
 
@@ -52,3 +59,71 @@ def test_a_name_is_given_once(monkeypatch):
     with pytest.raises(ConfigError, match=r'"my-own" is registered already'):
         register(entry)
     assert "my-own" not in METHODS
+
+
+def own(selector, *needs):
+    return Method(
+        name="my-own",
+        selector=selector,
+        needs=frozenset(needs),
+        summary="mine",
+        source="here",
+        cost="nothing",
+    )
+
+
+def highest_class(evidence, k, generator):
+    """Needs labels, but neither a model nor a table."""
+    targets_B = evidence.need("targets_B")
+    return Selection.of(evidence.ids_B, top_k(targets_B.float(), evidence.ids_B, k))
+
+
+def test_a_method_may_need_labels_alone(monkeypatch, make_task, tmp_path):
+    monkeypatch.setitem(METHODS, "my-own", own(highest_class, "targets_B"))
+    task = make_task(count=40, classes=4)
+    folder = RunFolder(tmp_path / "run")
+    config = TrainConfig(method="my-own", batch=4, pool=40, epochs=1, model="mlp-128")
+    train(config, task, folder=folder, manifest={"config": {}, "config_hash": "h"})
+    [ids] = read_steps(folder.path)["ids"].to_pylist()
+    label_of = dict(zip(task.train.ids_N.tolist(), task.train.targets_N.tolist(), strict=True))
+    assert ids == sorted(label_of, key=lambda i: (-label_of[i], i))[:4]
+
+
+def weighted(evidence, k, generator):
+    """Everything, at weights that depend on the id."""
+    positions = torch.arange(len(evidence))
+    return Selection.of(evidence.ids_B, positions, (evidence.ids_B % 3).float() * 2)
+
+
+@pytest.mark.parametrize("needs", [(), ("loss_B",)])
+def test_weights_reach_the_gradient_and_the_log(needs, monkeypatch, make_task, tmp_path):
+    monkeypatch.setitem(METHODS, "my-own", own(weighted, *needs))
+    task = make_task(count=30)
+    folder = RunFolder(tmp_path / "run")
+    config = TrainConfig(method="my-own", batch=10, pool=10, epochs=2, lr=0.01, seed=5)
+
+    def factory(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+
+    trained = train(
+        config, task, folder=folder, manifest={"config": {}, "config_hash": "h"}, factory=factory
+    )
+    torch.manual_seed(derive_seed(5, "weights"))
+    model = factory((1, 4, 4), 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01)
+    everything = task.preprocess(task.train.store.images_NCHW[task.train.rows_N])
+    logged = []
+    for epoch in range(2):
+        order = torch.randperm(30, generator=stream(5, "order", epoch))
+        for pool in order.split(10):
+            log_probs = model(everything[pool]).log_softmax(1)
+            weights = [2 * (int(i) % 3) for i in task.train.ids_N[pool]]
+            losses = [-log_probs[j, task.train.targets_N[p]] for j, p in enumerate(pool)]
+            loss = sum(w * value for w, value in zip(weights, losses, strict=True)) / 10
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            logged.append(weights)
+    for mine, theirs in zip(trained.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+    assert read_steps(folder.path)["weights"].to_pylist() == logged
