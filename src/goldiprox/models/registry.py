@@ -13,7 +13,7 @@ from torch import nn
 from goldiprox.models.vision import VISION_MODELS, Factory, Shape
 from goldiprox.schema import ConfigError
 
-__all__ = ["build_model", "model_factory", "parameter_count"]
+__all__ = ["build_model", "factory_name", "model_factory", "parameter_count"]
 
 
 def model_factory(name: str) -> Factory:
@@ -49,6 +49,12 @@ def model_factory(name: str) -> Factory:
     if not callable(found):
         raise ConfigError(f'model "{name}" is not callable; name a function or a class')
     return found  # type: ignore[no-any-return]
+
+
+def factory_name(factory: Factory) -> str:
+    """What a factory of the user's own is called in records: ``package.module:name``."""
+    module = getattr(factory, "__module__", type(factory).__module__)
+    return f"{module}:{getattr(factory, '__qualname__', type(factory).__qualname__)}"
 
 
 def build_model(factory: Factory, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:

@@ -16,7 +16,7 @@ from goldiprox.config import TrainConfig
 from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.splits import Examples
 from goldiprox.evidence.flops import flops_per_example
-from goldiprox.models.registry import build_model, model_factory
+from goldiprox.models.registry import build_model, model_factory, parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
 from goldiprox.records.runs import RunFolder
@@ -191,8 +191,11 @@ class Loop:
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
-        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return {"name": self.config.model, "parameters": trainable, "device": str(self.device)}
+        return {
+            "name": self.config.model,
+            "parameters": parameter_count(self.model),
+            "device": str(self.device),
+        }
 
     def run(self, checkpoint: CheckpointEvery, report: Report) -> Trained:
         """Run to the end, from the last checkpoint if there is one."""

@@ -14,6 +14,7 @@ from goldiprox.analysis.compare import summarise
 from goldiprox.analysis.gallery import collect_gallery
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.data.splits import Splits
+from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.irreducible import require_fitting
 from goldiprox.records.files import read_json, write_json
@@ -65,7 +66,8 @@ def compare(
         out: output folder: ``comparison.json``, ``report.html``, ``runs/``.
         irreducible: settings of the irreducible-loss model, made if a method needs it.
         table: a table to use instead.
-        factory: the target model's factory, if not looked up by name.
+        factory: the target model's factory, instead of ``config.model``: called with the shape of
+            one example and the number of classes.
         command: the command line that asked for this, for the report.
         progress: told what is going on.
         checkpoint: how often unfinished runs are saved.
@@ -78,6 +80,8 @@ def compare(
         TableError: likewise, if the table is for other data or labels or lacks ids.
         CheckpointError: if ``out`` holds another comparison.
     """
+    if factory is not None:
+        config = replace(config, model=factory_name(factory))
     progress = progress or Progress()
     irreducible = irreducible or IrreducibleConfig()
     arms = [arm(name) for name in config.methods]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
 from goldiprox.data.splits import Splits
+from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.irreducible import irreducible_cost, require_fitting
 from goldiprox.records.ledger import RUN_PHASES, Ledger
@@ -53,6 +54,8 @@ def train_one(
         TableError: if the table is for other data or labels or lacks ids.
         CheckpointError: if ``out`` holds another run, or a damaged checkpoint.
     """
+    if factory is not None:
+        config = replace(config, model=factory_name(factory))
     progress = progress or Progress()
     entry = Arm(name=config.method, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
