@@ -292,3 +292,10 @@ def test_plain_gradients_are_still_taken_afterwards():
         F.cross_entropy(each(inputs), targets).backward()
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad)
+
+
+def test_squares_of_long_rows_keep_their_digits():
+    """One pass over two million elements would lose four digits."""
+    rows = torch.randn(2, 512, 4608)
+    expected = rows.double().square().flatten(1).sum(1).float()
+    torch.testing.assert_close(products.square_sums(rows), expected, rtol=1e-6, atol=0)

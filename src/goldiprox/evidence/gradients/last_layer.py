@@ -26,14 +26,13 @@ def logit_gradient_norms(log_probs_BC: Tensor, targets_B: Tensor) -> Tensor:
     Returns:
         bound_B, between 0 and sqrt(2).
     """
-    probs_BC = log_probs_BC.exp()
-    wrong_BC = probs_BC.scatter(1, targets_B.unsqueeze(1), 0.0)
-    # 1 - p_y as the sum of the others: where p_y is near 1, the subtraction would cancel. It is
-    # factored out because its square leaves the range of float32 at a margin of 45 nats.
-    missing_B1 = wrong_BC.sum(1, keepdim=True)
-    tiny = torch.finfo(probs_BC.dtype).tiny
-    share_B: Tensor = torch.linalg.vector_norm(wrong_BC / missing_B1.clamp(min=tiny), dim=1)
-    return missing_B1.squeeze(1) * torch.hypot(share_B, torch.ones_like(share_B))
+    wrong_BC = log_probs_BC.exp().scatter_(1, targets_B.unsqueeze(1), 0.0)
+    # 1 - p_y as the sum of the others: where p_y is near 1, the subtraction would cancel. Squares
+    # are taken in float64: they leave the range of float32 at a margin of 45 nats.
+    missing_B = wrong_BC.sum(1)
+    wide = torch.float32 if log_probs_BC.device.type == "mps" else torch.float64
+    wrong_B = torch.linalg.vector_norm(wrong_BC, dim=1, dtype=wide)
+    return torch.hypot(missing_B, wrong_B).to(log_probs_BC.dtype)
 
 
 def last_layer_gradient_norms(
@@ -63,7 +62,7 @@ def last_layer_gradient_norms(
         )
     width_B: Tensor = torch.linalg.vector_norm(features_BD.to(log_probs_BC.dtype), dim=1)
     if bias:
-        width_B = torch.hypot(width_B, torch.ones_like(width_B))
+        width_B = torch.hypot(width_B, width_B.new_ones(()))
     return logit_gradient_norms(log_probs_BC, targets_B) * width_B
 
 
@@ -113,14 +112,19 @@ def penultimate_features(model: nn.Module, layer: str | None = None) -> Iterator
     Raises:
         ConfigError: if there is no such linear layer.
     """
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    if layer is not None and layer not in linears:
-        known = ", ".join(linears) or "none"
-        raise ConfigError(f'"{layer}" is no linear layer of the model; its linear layers: {known}')
-    if not linears:
-        raise ConfigError("the model has no nn.Linear, so it has no last linear layer")
+    if layer is None:
+        chosen = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        if not chosen:
+            raise ConfigError("the model has no nn.Linear, so it has no last linear layer")
+    else:
+        linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+        if layer not in linears:
+            known = ", ".join(linears) or "none"
+            raise ConfigError(
+                f'"{layer}" is no linear layer of the model; its linear layers: {known}'
+            )
+        chosen = [linears[layer]]
     caught = LastLayer()
-    chosen = linears.values() if layer is None else [linears[layer]]
     handles = [module.register_forward_pre_hook(caught._catch) for module in chosen]
     try:
         yield caught
