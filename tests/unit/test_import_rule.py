@@ -34,7 +34,8 @@ ALLOWED = {
 ROOMS_BELOW = set(ALLOWED)
 ALLOWED["workflows"] = ROOMS_BELOW
 ALLOWED["cli"] = ROOMS_BELOW | {"workflows"}
-ALLOWED[""] = {"data", "precompute", "records", "schema", "selection", "training", "version"}  # the public names
+# The package itself: the public names.
+ALLOWED[""] = {"data", "precompute", "records", "schema", "selection", "training", "version"}
 
 EXTRA = {  # modules with more rights than their room, each for a stated reason
     "analysis.dynamics": {"evidence"},  # measures gradients of interpolated weights
