@@ -117,6 +117,9 @@ def default_logits(model: nn.Module, batch: Batch) -> Tensor:
 
     Returns:
         logits_BC; an output with a ``logits`` attribute (transformers' models) is unwrapped.
+
+    Raises:
+        DataError: if the model returns something else.
     """
     if isinstance(batch, Mapping):
         inputs = {k: v for k, v in batch.items() if k != ID and k not in TARGET_KEYS}
@@ -124,7 +127,11 @@ def default_logits(model: nn.Module, batch: Batch) -> Tensor:
     else:
         output = model(batch[1])
     logits = getattr(output, "logits", output)
-    assert isinstance(logits, Tensor)
+    if not isinstance(logits, Tensor):
+        raise DataError(
+            f"the model returned a {type(logits).__name__}, not logits; pass logits=... to say how "
+            "they are got from it"
+        )
     return logits
 
 

@@ -33,8 +33,9 @@ class LearnerConfig:
     """Settings that a single run and a comparison of many share."""
 
     model: str = "mlp"
-    """Model: mlp, mlp-128, mlp-512, small-cnn, resnet18, resnet18-32, resnet18-16, or
-    package.module:factory called with the shape of one example and the number of classes."""
+    """Model: mlp, mlp-128, mlp-512, mlp-dropout, small-cnn, small-cnn-dropout, resnet18,
+    resnet18-32, resnet18-16, or package.module:factory called with the shape of one example and
+    the number of classes."""
 
     pool: int | None = None
     """Candidates per step that the batch is chosen from; 10 x batch unless given, the paper's

@@ -86,6 +86,11 @@ class Evidence:
         loss_B: training loss under the current model, nats, unreduced, float32.
         irreducible_B: irreducible loss looked up in a score table, nats, float32.
         log_probs_BC: log-probabilities under the current model, nats.
+        mc_log_probs_KBC: log-probabilities under K samples of its dropout masks, nats.
+        features_BD: inputs of the model's last linear layer.
+        grad_norm_bound_B: norm of each example's gradient with respect to the logits.
+        grad_norm_last_layer_B: norm of its gradient over the last linear layer.
+        grad_norm_B: exact norm of each example's gradient over all trainable parameters.
     """
 
     ids_B: Tensor
@@ -93,6 +98,11 @@ class Evidence:
     loss_B: Tensor | None = None
     irreducible_B: Tensor | None = None
     log_probs_BC: Tensor | None = None
+    mc_log_probs_KBC: Tensor | None = None
+    features_BD: Tensor | None = None
+    grad_norm_bound_B: Tensor | None = None
+    grad_norm_last_layer_B: Tensor | None = None
+    grad_norm_B: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids_B.shape[0])
@@ -137,6 +147,11 @@ SUPPLIERS: dict[str, str] = {
     "loss_B": "supplied by a scoring pass (goldiprox.evidence.forward)",
     "irreducible_B": "supplied by an irreducible-loss table; make one with: goldiprox irreducible",
     "log_probs_BC": "supplied by a scoring pass over a classifier (goldiprox.evidence.forward)",
+    "mc_log_probs_KBC": "supplied by a scoring pass over a classifier that has dropout layers",
+    "features_BD": "supplied by a scoring pass over a model that ends in a linear layer",
+    "grad_norm_bound_B": "supplied by a scoring pass over a classifier",
+    "grad_norm_last_layer_B": "supplied by a scoring pass over a model that ends in a linear layer",
+    "grad_norm_B": "supplied by a scoring pass with gradients (goldiprox.evidence.gradients)",
 }
 """For each optional field of :class:`Evidence`, who fills it."""
 

@@ -73,7 +73,9 @@ def test_only_what_is_asked_for_is_computed(linear, pool):
         raise AssertionError("no forward pass was needed")
 
     given = torch.rand(B)
-    evidence = ScoringPass(linear, logits=never)(pool, {"irreducible_B"}, irreducible_B=given)
+    evidence = ScoringPass(linear, logits=never)(
+        pool, {"irreducible_B"}, known={"irreducible_B": given}
+    )
     assert evidence.irreducible_B is given
     assert evidence.loss_B is None
 
@@ -180,7 +182,7 @@ def test_a_loss_of_ones_own(linear, pool, micro_batch):
     with torch.no_grad():
         expected = [float((linear(x[None]).sum() - y) ** 2) for x, y in zip(*pool[1:], strict=True)]
     assert torch.allclose(evidence.loss_B, torch.tensor(expected), rtol=1e-4)
-    with pytest.raises(ConfigError, match=r"class probabilities.*logits="):
+    with pytest.raises(ConfigError, match=r"log_probs_BC.*logits="):
         scoring(pool, BOTH)
 
 

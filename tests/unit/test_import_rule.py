@@ -20,7 +20,7 @@ ALLOWED = {
     "batch": {"schema"},
     "data": {"schema", "seeds"},
     "selection": {"schema"},
-    "evidence": {"schema", "batch"},
+    "evidence": {"schema", "batch", "seeds"},
     "models": {"schema"},
     "records": {"schema", "version"},
     "config": {"schema", "selection", "evidence"},

@@ -1,14 +1,14 @@
-"""One forward pass over a pool, with no side effects: losses and log-probabilities.
+"""What a pass over a pool tells of each candidate, with no side effects.
 
-After the pass the model's modes, buffers and gradients and the global random state are what they
-were before.
+One pass serves every method that shares its evidence, and only what is needed is computed. After
+it the model's modes, buffers and gradients and the global random state are what they were before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,17 @@ from goldiprox.batch import (
     default_logits,
     ids_of,
     micro_batches,
+    require_targets,
     stack_outputs,
     targets_of,
+)
+from goldiprox.evidence.dropout import dropped
+from goldiprox.evidence.gradients import (
+    LastLayer,
+    gradient_norms,
+    last_layer_gradient_norms,
+    logit_gradient_norms,
+    penultimate_features,
 )
 from goldiprox.schema import ConfigError, Evidence
 
@@ -30,8 +39,21 @@ __all__ = ["BatchNormMode", "Precision", "ScoringPass", "autocast", "device_of",
 Precision = Literal["float32", "bf16"]
 BatchNormMode = Literal["batch", "running"]
 
-FORWARD_FIELDS = frozenset({"loss_B", "log_probs_BC"})
+FORWARD_FIELDS = frozenset(
+    {
+        *("loss_B", "log_probs_BC", "features_BD", "grad_norm_bound_B", "grad_norm_last_layer_B"),
+        *("grad_norm_B", "mc_log_probs_KBC"),
+    }
+)
 """The evidence that this module can supply."""
+
+FEATURE_FIELDS = frozenset({"features_BD", "grad_norm_last_layer_B"})
+"""What needs the inputs of the last linear layer."""
+
+NEED_LOG_PROBS = frozenset({"log_probs_BC", "grad_norm_bound_B", "grad_norm_last_layer_B"})
+
+PLAIN_FIELDS = FORWARD_FIELDS - {"grad_norm_B", "mc_log_probs_KBC"}
+"""What one plain forward pass tells."""
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -83,6 +105,10 @@ class ScoringPass:
         logits: how to get logits_BC from the model and a batch.
         per_example_loss: how to get loss_B from the model and a batch, for anything that is not
             classification by cross-entropy; then no logits are made.
+        mc_samples: how many dropout masks are sampled for ``mc_log_probs_KBC``.
+        mc_consistent: whether all candidates share each sample's masks.
+        feature_layer: name of the linear layer whose inputs are ``features_BD``; the last one that
+            runs unless given.
     """
 
     def __init__(
@@ -94,7 +120,14 @@ class ScoringPass:
         batchnorm: BatchNormMode = "running",
         logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
         per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
+        mc_samples: int = 10,
+        mc_consistent: bool = True,
+        feature_layer: str | None = None,
     ) -> None:
+        if mc_samples < 1:
+            raise ConfigError(
+                f"mc_samples is {mc_samples}; it must be at least 1, the paper has 10"
+            )
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch is {micro_batch}; it must be at least 1, or None")
         self.model = model
@@ -103,15 +136,26 @@ class ScoringPass:
         self.batchnorm = batchnorm
         self._logits = logits
         self._per_example_loss = per_example_loss
+        self._mc_samples = mc_samples
+        self._mc_consistent = mc_consistent
+        self._feature_layer = feature_layer
         self._has_batchnorm = any(isinstance(m, _BatchNorm) for m in model.modules())
 
-    def __call__(self, batch: Batch, needs: Collection[str], **known: Tensor) -> Evidence:
+    def __call__(
+        self,
+        batch: Batch,
+        needs: Collection[str],
+        *,
+        seed: int = 0,
+        known: Mapping[str, Tensor] | None = None,
+    ) -> Evidence:
         """Score a pool.
 
         Args:
             batch: the pool; inputs already on the model's device.
             needs: names of evidence fields; only what this pass can supply is computed.
-            **known: further fields that are known already (``irreducible_B=...``).
+            seed: of the dropout masks, where any are sampled.
+            known: further fields that are known already, such as ``irreducible_B``.
 
         Returns:
             Evidence with the fields asked for.
@@ -123,30 +167,107 @@ class ScoringPass:
         ids_B = ids_of(batch)
         size = int(ids_B.shape[0])
         wanted = FORWARD_FIELDS.intersection(needs)
-        found: dict[str, Any] = {"targets_B": targets_of(batch), **known}
+        found: dict[str, Tensor | None] = {"targets_B": targets_of(batch), **(known or {})}
         if wanted:
             self._check(size, wanted)
-            losses: list[Tensor] = []
-            log_probs: list[Tensor] = []
-            with (
-                torch.no_grad(),
-                scoring_mode(self.model, self.batchnorm),
-                autocast(device_of(self.model), self.precision),
-            ):
-                for part in micro_batches(batch, self.micro_batch):
-                    if self._per_example_loss is not None:
-                        losses.append(self._own_losses(part))
-                        continue
-                    logits_BC = self._logits(self.model, part).float()
-                    if "loss_B" in wanted:
-                        losses.append(cross_entropy_losses(logits_BC, part))
-                    if "log_probs_BC" in wanted:
-                        log_probs.append(logits_BC.log_softmax(1))
-            if losses:
-                found["loss_B"] = stack_outputs(losses)
-            if log_probs:
-                found["log_probs_BC"] = stack_outputs(log_probs)
+        if "grad_norm_B" in wanted:
+            found |= self._with_gradients(batch, wanted)
+        elif wanted & PLAIN_FIELDS:
+            found |= self._plain(batch, wanted)
+        if "mc_log_probs_KBC" in wanted:
+            found["mc_log_probs_KBC"] = self._dropout_samples(batch, seed)
         return Evidence(ids_B=ids_B, **found)
+
+    def _plain(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
+        """One forward pass without gradients."""
+        found: dict[str, list[Tensor]] = {field: [] for field in PLAIN_FIELDS.intersection(wanted)}
+        with (
+            torch.no_grad(),
+            scoring_mode(self.model, self.batchnorm),
+            autocast(device_of(self.model), self.precision),
+            self._catching(not FEATURE_FIELDS.isdisjoint(wanted)) as last,
+        ):
+            for part in micro_batches(batch, self.micro_batch):
+                if self._per_example_loss is not None:
+                    found["loss_B"].append(self._own_losses(part))
+                    continue
+                logits_BC = self._logits(self.model, part).float()
+                for field, value in self._told(logits_BC, part, wanted, last).items():
+                    found[field].append(value)
+        return {field: stack_outputs(parts) for field, parts in found.items()}
+
+    def _with_gradients(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
+        """One forward and one backward pass; losses and probabilities come with it.
+
+        Always with stored BatchNorm statistics: with the pool's, an example's loss depends on the
+        others and has no gradient of its own.
+        """
+        with (
+            scoring_mode(self.model, "running"),
+            autocast(device_of(self.model), self.precision),
+            self._catching(not FEATURE_FIELDS.isdisjoint(wanted)) as last,
+        ):
+            if last is not None and self.micro_batch is not None:
+                raise ConfigError(
+                    "features and gradient norms cannot be had together in micro-batches; score "
+                    "the pool whole"
+                )
+            found = gradient_norms(
+                self.model,
+                batch,
+                require_targets(batch),
+                forward=self._logits,
+                micro_batch=self.micro_batch,
+            )
+        told = self._told(found.outputs.float(), batch, wanted, last)
+        return {**told, "grad_norm_B": found.grad_norm_B.float()}
+
+    def _told(
+        self, logits_BC: Tensor, part: Batch, wanted: Collection[str], last: LastLayer | None
+    ) -> dict[str, Tensor]:
+        """What the logits and the last layer's inputs tell of some candidates."""
+        told: dict[str, Tensor] = {}
+        if "loss_B" in wanted:
+            told["loss_B"] = cross_entropy_losses(logits_BC, part)
+        if not NEED_LOG_PROBS.isdisjoint(wanted):
+            log_probs_BC = logits_BC.log_softmax(1)
+            told["log_probs_BC"] = log_probs_BC
+            if "grad_norm_bound_B" in wanted:
+                told["grad_norm_bound_B"] = logit_gradient_norms(
+                    log_probs_BC, require_targets(part)
+                )
+            if last is not None and "grad_norm_last_layer_B" in wanted:
+                told["grad_norm_last_layer_B"] = last_layer_gradient_norms(
+                    log_probs_BC, require_targets(part), last.features_BD.float(), bias=last.bias
+                )
+        if last is not None:
+            told["features_BD"] = last.features_BD.float()
+        return {field: value for field, value in told.items() if field in wanted}
+
+    def _dropout_samples(self, batch: Batch, seed: int) -> Tensor:
+        """K forward passes, each with its own dropout masks: mc_log_probs_KBC."""
+        samples: list[Tensor] = []
+        with (
+            torch.no_grad(),
+            scoring_mode(self.model, "running"),
+            autocast(device_of(self.model), self.precision),
+        ):
+            for sample in range(self._mc_samples):
+                with dropped(self.model, seed, sample, consistent=self._mc_consistent):
+                    parts = [
+                        self._logits(self.model, part).float().log_softmax(1)
+                        for part in micro_batches(batch, self.micro_batch)
+                    ]
+                samples.append(stack_outputs(parts))
+        return torch.stack(samples)
+
+    @contextmanager
+    def _catching(self, wanted: bool) -> Iterator[LastLayer | None]:
+        if not wanted:
+            yield None
+            return
+        with penultimate_features(self.model, self._feature_layer) as last:
+            yield last
 
     def _own_losses(self, part: Batch) -> Tensor:
         assert self._per_example_loss is not None
@@ -162,16 +283,17 @@ class ScoringPass:
 
     def _check(self, size: int, wanted: frozenset[str]) -> None:
         is_cut = self.micro_batch is not None and self.micro_batch < size
-        if is_cut and self.batchnorm == "batch" and self._has_batchnorm:
+        if is_cut and self.batchnorm == "batch" and self._has_batchnorm and wanted & PLAIN_FIELDS:
             raise ConfigError(
                 f"BatchNorm cannot take the statistics of a pool of {size} that is scored "
                 f"{self.micro_batch} at a time: score it whole, or use the running statistics "
                 "(--scoring-batchnorm running)"
             )
-        if self._per_example_loss is not None and "log_probs_BC" in wanted:
+        if self._per_example_loss is not None and wanted != {"loss_B"}:
+            missing = ", ".join(sorted(wanted - {"loss_B"}))
             raise ConfigError(
-                "this method needs class probabilities, which a per_example_loss of your own does "
-                "not give; pass logits=... instead"
+                f"this method needs more than losses ({missing}), which a per_example_loss of your "
+                "own does not give; pass logits=... instead"
             )
 
 

@@ -167,9 +167,12 @@ VISION_MODELS: dict[str, Factory] = {
     "mlp": MLP,
     "mlp-128": lambda shape, classes: MLP(shape, classes, hidden=(128,) * 3),
     "mlp-512": lambda shape, classes: MLP(shape, classes, hidden=(512,) * 3),
+    "mlp-dropout": lambda shape, classes: MLP(shape, classes, dropout=0.5),
     "small-cnn": SmallCNN,
+    "small-cnn-dropout": lambda shape, classes: SmallCNN(shape, classes, dropout=0.05),
     "resnet18": ResNet,
     "resnet18-32": lambda shape, classes: ResNet(shape, classes, width=32),
     "resnet18-16": lambda shape, classes: ResNet(shape, classes, width=16),
 }
-"""Built-in image models; ``resnet18-16`` is ResNet-18 with 16 channels in its first stage."""
+"""Built-in image models; ``resnet18-16`` is ResNet-18 with 16 channels in its first stage, and the
+``-dropout`` ones have the dropout of Mindermann et al. 2022, appendix G."""

@@ -20,7 +20,7 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -69,13 +69,31 @@ class RunFolder:
         if file.exists():
             found = read_json(file)
             if found.get("config_hash") != manifest["config_hash"]:
-                difference = first_difference(found.get("config", {}), manifest["config"])
-                raise CheckpointError(
-                    f"{self.path} holds a run of another configuration ({difference}); "
-                    "choose another --out, or delete the folder"
-                )
+                self._refuse(first_difference(found.get("config", {}), manifest["config"]))
             return
         write_json(file, {"format": FORMAT, **manifest, "versions": versions()})
+
+    def require_same(self, **parts: Any) -> None:
+        """Refuse the folder if a run is here whose configuration differs in some parts.
+
+        Args:
+            **parts: key of the configuration to its value.
+
+        Raises:
+            CheckpointError: naming the first difference.
+        """
+        if not (self.path / "manifest.json").exists():
+            return
+        found = self.manifest().get("config", {})
+        for key, value in parts.items():
+            if found.get(key) != value:
+                self._refuse(first_difference(found.get(key), value, key))
+
+    def _refuse(self, difference: str) -> NoReturn:
+        raise CheckpointError(
+            f"{self.path} holds a run of another configuration ({difference}); "
+            "choose another --out, or delete the folder"
+        )
 
     @property
     def finished(self) -> bool:

@@ -6,10 +6,15 @@ import difflib
 from dataclasses import dataclass
 
 from goldiprox.schema import ConfigError
-from goldiprox.selection.functions import (
-    negative_irreducible_loss,
-    reducible_loss,
-    training_loss,
+from goldiprox.selection import functions as score
+from goldiprox.selection.groups import (
+    DiverseGradients,
+    IrreducibleFilter,
+)
+from goldiprox.selection.sampling import (
+    ImportanceSampling,
+    RankBased,
+    SoftWeights,
 )
 from goldiprox.selection.selectors import RandomChoice, Selector, TopK
 
@@ -77,43 +82,161 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-register(
-    Method(
-        name="uniform",
-        selector=RandomChoice(),
-        needs=frozenset(),
-        summary="random choice from the pool: plain shuffled training",
-        source="the baseline of every comparison",
-        cost="nothing",
+FORWARD = "1 forward over the pool"
+TABLE = "1 irreducible-loss model before"
+SAMPLES = "10 forwards over the pool, with dropout"
+
+MINDERMANN = "Mindermann et al. 2022, arXiv:2206.07137"
+KATHAROPOULOS = "Katharopoulos & Fleuret 2018, arXiv:1803.00942"
+LOSHCHILOV = "Loshchilov & Hutter 2015, arXiv:1511.06343"
+
+
+def _add(name: str, selector: Selector, needs: str, summary: str, source: str, cost: str) -> None:
+    register(
+        Method(
+            name=name,
+            selector=selector,
+            needs=frozenset(needs.split()),
+            summary=summary,
+            source=source,
+            cost=cost,
+        )
     )
+
+
+_add(
+    "uniform",
+    RandomChoice(),
+    "",
+    "random choice from the pool: plain shuffled training",
+    "the baseline of every comparison",
+    "nothing",
 )
-register(
-    Method(
-        name="loss",
-        selector=TopK(training_loss),
-        needs=frozenset({"loss_B"}),
-        summary="highest training loss",
-        source="Loshchilov & Hutter 2015; Kawaguchi & Lu 2020",
-        cost="1 forward over the pool",
-    )
+_add(
+    "loss",
+    TopK(score.training_loss),
+    "loss_B",
+    "highest training loss",
+    f"{LOSHCHILOV}; Kawaguchi & Lu 2020",
+    FORWARD,
 )
-register(
-    Method(
-        name="irreducible",
-        selector=TopK(negative_irreducible_loss),
-        needs=frozenset({"irreducible_B"}),
-        summary="lowest irreducible loss",
-        source="Mindermann et al. 2022, section 4",
-        cost="nothing per step; 1 irreducible-loss model before",
-    )
+_add(
+    "rank-based",
+    RankBased(score.training_loss),
+    "loss_B",
+    "drawn by the rank of the training loss",
+    LOSHCHILOV,
+    FORWARD,
 )
-register(
-    Method(
-        name="rho-loss",
-        selector=TopK(reducible_loss),
-        needs=frozenset({"loss_B", "irreducible_B"}),
-        summary="highest reducible loss: training loss minus irreducible loss",
-        source="Mindermann et al. 2022, algorithm 1",
-        cost="1 forward over the pool; 1 irreducible-loss model before",
-    )
+_add(
+    "grad-norm",
+    TopK(score.gradient_norm),
+    "grad_norm_B",
+    "largest gradient over all parameters, exact",
+    f"{KATHAROPOULOS}; Alain et al. 2015",
+    "1 forward and 1 backward over the pool",
+)
+_add(
+    "grad-norm-last-layer",
+    TopK(score.gradient_norm_last_layer),
+    "grad_norm_last_layer_B",
+    "largest gradient over the last layer",
+    "what much published code calls GraNd",
+    FORWARD,
+)
+_add(
+    "grad-norm-bound",
+    TopK(score.gradient_norm_bound),
+    "grad_norm_bound_B",
+    "largest gradient of the logits, ||p - y||",
+    KATHAROPOULOS,
+    FORWARD,
+)
+_add(
+    "grad-norm-is",
+    ImportanceSampling(score.gradient_norm_bound),
+    "grad_norm_bound_B",
+    "drawn by the gradient bound and weighted: unbiased, gated",
+    KATHAROPOULOS,
+    FORWARD,
+)
+_add(
+    "irreducible",
+    TopK(score.negative_irreducible_loss),
+    "irreducible_B",
+    "lowest irreducible loss",
+    f"{MINDERMANN}, section 4",
+    f"nothing per step; {TABLE}",
+)
+_add(
+    "rho-loss",
+    TopK(score.reducible_loss),
+    "loss_B irreducible_B",
+    "highest reducible loss: training loss minus irreducible loss",
+    f"{MINDERMANN}, algorithm 1",
+    f"{FORWARD}; {TABLE}",
+)
+_add(
+    "rho-loss-soft",
+    SoftWeights(score.reducible_loss),
+    "loss_B irreducible_B",
+    "random choice, weighted by exp(reducible loss)",
+    "cf. Evans et al. 2023, arXiv:2312.05328",
+    f"{FORWARD}; {TABLE}",
+)
+_add(
+    "rho-loss-calibrated",
+    TopK(score.capped_reducible_loss),
+    "log_probs_BC targets_B irreducible_B",
+    "reducible loss, the training loss capped at that of a guess",
+    "goldiprox: so that confident models do not choose wrong labels",
+    f"{FORWARD}; {TABLE}",
+)
+_add(
+    "irreducible-filter",
+    IrreducibleFilter(RandomChoice()),
+    "irreducible_B",
+    "random choice among the labels the irreducible-loss model finds plausible",
+    "goldiprox: the table used once, as a filter",
+    f"nothing per step; {TABLE}",
+)
+_add(
+    "entropy",
+    TopK(score.predictive_entropy),
+    "mc_log_probs_KBC",
+    "highest entropy of the mean prediction",
+    f"{MINDERMANN}, appendix G",
+    SAMPLES,
+)
+_add(
+    "conditional-entropy",
+    TopK(score.conditional_entropy),
+    "mc_log_probs_KBC",
+    "highest mean entropy of sampled predictions",
+    f"{MINDERMANN}, appendix G",
+    SAMPLES,
+)
+_add(
+    "bald",
+    TopK(score.bald),
+    "mc_log_probs_KBC",
+    "highest information about the parameters",
+    "Houlsby et al. 2011, arXiv:1112.5745",
+    SAMPLES,
+)
+_add(
+    "loss-minus-conditional-entropy",
+    TopK(score.loss_minus_conditional_entropy),
+    "mc_log_probs_KBC targets_B",
+    "loss of the mean prediction minus conditional entropy",
+    f"{MINDERMANN}, appendix G",
+    SAMPLES,
+)
+_add(
+    "divbs",
+    DiverseGradients(),
+    "log_probs_BC features_BD targets_B",
+    "diverse last-layer gradients, chosen greedily",
+    "Hong et al. 2024 (DivBS), arXiv:2406.04872",
+    FORWARD,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,11 +17,45 @@ from torch import Tensor
 from goldiprox.schema import ConfigError, Evidence, NonFinite, Selection, id_list
 from goldiprox.selection.functions import ScoreFunction
 
-__all__ = ["RandomChoice", "Selector", "TopK", "keyed_uniform", "require_finite", "top_k"]
+__all__ = [
+    "RandomChoice",
+    "Selector",
+    "StatefulSelector",
+    "TopK",
+    "keyed_uniform",
+    "require_finite",
+    "score_all",
+    "top_k",
+]
 
 Selector = Callable[[Evidence, int, torch.Generator], Selection]
 
+
+@runtime_checkable
+class StatefulSelector(Protocol):
+    """A selector with a memory: each run starts with a fresh copy, and checkpoints keep it."""
+
+    def start(self) -> StatefulSelector:
+        """A copy for a new run."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        ...
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose."""
+        ...
+
+
 _INT64_MAX = 2**63 - 1
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 def top_k(scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor:
@@ -71,17 +106,16 @@ def require_finite(values_B: Tensor, ids_B: Tensor, what: str) -> Tensor:
 def keyed_uniform(ids_B: Tensor, generator: torch.Generator) -> Tensor:
     """A uniform random number for each id, in (0, 1): float64 of shape [B].
 
-    The number depends on the generator's state and on the id alone, not on the id's position: a
-    64-bit key is drawn from the generator and mixed with the id (SplitMix64's finaliser, Steele et
-    al. 2014, twice).
+    The number depends on the generator's state and on the id alone, not on the id's position: it
+    is output number ``id`` of SplitMix64 (Steele et al. 2014), seeded with one draw from the
+    generator.
 
     Args:
         ids_B: int64 ids.
         generator: a CPU generator; one draw is taken from it.
     """
     key = int(torch.randint(-(2**63), _INT64_MAX, (), generator=generator, dtype=torch.int64))
-    mixed = _splitmix64(_splitmix64(ids_B ^ key) + key)
-    top_52 = _logical_shift_right(mixed, 12)
+    top_52 = _logical_shift_right(_mix(ids_B * _GOLDEN + key), 12)
     return (top_52.to(torch.float64) + 0.5) * 2.0**-52
 
 
@@ -89,11 +123,17 @@ def _logical_shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _splitmix64(x: Tensor) -> Tensor:
-    x = x + (0x9E3779B97F4A7C15 - 2**64)
-    x = (x ^ _logical_shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    x = (x ^ _logical_shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser; int64 arithmetic wraps around as it needs."""
+    x = (x ^ _logical_shift_right(x, 30)) * _MIX_1
+    x = (x ^ _logical_shift_right(x, 27)) * _MIX_2
     return x ^ _logical_shift_right(x, 31)
+
+
+def score_all(score: ScoreFunction, evidence: Evidence) -> Tensor:
+    """Scores of a pool, refused if one is not finite: scores_B."""
+    name = getattr(score, "__name__", "score").replace("_", " ")
+    return require_finite(score(evidence), evidence.ids_B, name)
 
 
 @dataclass(frozen=True)
@@ -105,8 +145,7 @@ class TopK:
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; raises :class:`NonFinite` if a score is not finite."""
         del generator
-        name = getattr(self.score, "__name__", "score").replace("_", " ")
-        scores_B = require_finite(self.score(evidence), evidence.ids_B, name)
+        scores_B = score_all(self.score, evidence)
         positions_k = top_k(scores_B, evidence.ids_B, k)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
 

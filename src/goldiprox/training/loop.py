@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import ID, Batch, take
+from goldiprox.batch import ID, Batch, default_logits, take
 from goldiprox.config import TrainConfig
 from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.splits import Examples
@@ -22,7 +23,7 @@ from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepLog, StepRecord
 from goldiprox.records.tables import ScoreTable
-from goldiprox.schema import NonFinite, Selection
+from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
@@ -186,8 +187,28 @@ class Loop:
         self._corrupted_N = task.train.corrupted_N
         self._epoch = -1
         self._order_N = torch.empty(0, dtype=torch.int64)
+        self._require_batches_that_normalise()
         few = self.feeder(task.train, torch.arange(min(8, len(task.train))))
         self._flops = flops_per_example(self.model, few)
+
+    def _require_batches_that_normalise(self) -> None:
+        """Find out now, not at the end of the first epoch, if a batch of one cannot be trained on.
+
+        BatchNorm refuses a batch with a single value per channel.
+        """
+        last = len(self.task.train) % self.config.pool_size or self.config.pool_size
+        if self.config.chosen(last) > 1:
+            return
+        twin = copy.deepcopy(self.model)
+        try:
+            with torch.no_grad():
+                default_logits(twin, self.feeder(self.task.train, torch.arange(1)))
+        except ValueError as error:
+            raise ConfigError(
+                f"the last pool of an epoch has {last} candidates, of which 1 is chosen, and this "
+                f"model's BatchNorm cannot train on a batch of one; choose a --pool that leaves a "
+                f"larger rest of {len(self.task.train)} examples"
+            ) from error
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from goldiprox.batch import Batch, default_logits, ids_of, take
 from goldiprox.evidence.forward import BatchNormMode, Precision, ScoringPass
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
-from goldiprox.seeds import stream
+from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import Method, method
+from goldiprox.selection.selectors import StatefulSelector
 
 __all__ = ["Chooser", "Chosen"]
 
@@ -87,6 +89,9 @@ class Chooser:
         self.method = method if isinstance(method, Method) else _method(method)
         self.share = share
         self.step = 0
+        # A selector with a memory gets a fresh one for each run.
+        selector = self.method.selector
+        self._selector = selector.start() if isinstance(selector, StatefulSelector) else selector
         self._seed = seed
         self._scoring = ScoringPass(
             model,
@@ -126,27 +131,31 @@ class Chooser:
         if k is None:
             # The tolerance keeps 0.1 x 320 at 32 where 0.1 is a little below a tenth.
             k = max(1, int(ids_B.numel() * self.share + 1e-6)) if ids_B.numel() else 0
-        known = {}
+        known: dict[str, Tensor] = {}
         if self._irreducible is not None:
             known["irreducible_B"] = self._lookup(ids_B)
-        evidence = self._scoring(batch, self.method.needs, **known)
+        seed = derive_seed(self._seed, "dropout samples", self.step)
+        evidence = self._scoring(batch, self.method.needs, known=known, seed=seed)
         try:
-            selection = self.method.selector(
-                evidence, k, stream(self._seed, "selection", self.step)
-            )
+            selection = self._selector(evidence, k, stream(self._seed, "selection", self.step))
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
             raise
         self.step += 1
         return selection
 
-    def state_dict(self) -> dict[str, int]:
-        """What a checkpoint must keep for random choices to go on as they would have."""
-        return {"step": self.step}
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep for choices to go on as they would have."""
+        state: dict[str, Any] = {"step": self.step}
+        if isinstance(self._selector, StatefulSelector):
+            state["selector"] = self._selector.state_dict()
+        return state
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.step = state["step"]
+        if isinstance(self._selector, StatefulSelector):
+            self._selector.load_state_dict(state["selector"])
 
     def _dense(self, irreducible: ScoreTable | str | Path | None) -> Tensor:
         """Irreducible losses addressed by id, NaN where there is none; the last entry is NaN."""

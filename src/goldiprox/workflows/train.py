@@ -59,6 +59,8 @@ def train_one(
     progress = progress or Progress()
     entry = Arm(name=config.method, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
+    folder = RunFolder(out)
+    folder.require_same(train=asdict(config), data=_data(splits))
     if entry.method.needs_irreducible and table is None:
         table = irreducible_for(
             splits,
@@ -73,7 +75,6 @@ def train_one(
         table = None
     if table is not None:
         require_fitting(table, splits)
-    folder = RunFolder(out)
     manifest = run_manifest(splits, entry, config, table)
     if folder.finished:
         folder.open(manifest)  # refuses another run's folder
@@ -102,6 +103,11 @@ def train_one(
     return told
 
 
+def _data(splits: Splits) -> dict[str, Any]:
+    """The data's settings, but where the files lie: that does not change what they are."""
+    return {key: value for key, value in asdict(splits.config).items() if key != "data_dir"}
+
+
 def run_manifest(
     splits: Splits,
     entry: Arm,
@@ -112,11 +118,9 @@ def run_manifest(
     reference: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """What identifies a run, and what reading it back needs."""
-    data = asdict(splits.config)
-    del data["data_dir"]  # where the files lie does not change what they are
     body = {
         "arm": entry.name,
-        "data": data,
+        "data": _data(splits),
         "train": asdict(config),
         "irreducible": None if table is None else table.provenance.get("config_hash"),
     }

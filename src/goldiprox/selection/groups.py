@@ -1,0 +1,168 @@
+"""Selectors that look at the set: by class, by stratum, diverse, or filtered first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.selection.functions import ScoreFunction
+from goldiprox.selection.selectors import Selector, keyed_uniform, require_finite, score_all, top_k
+
+__all__ = ["ClassBalanced", "DiverseGradients", "IrreducibleFilter", "Stratified", "round_robin"]
+
+
+def round_robin(groups_B: Tensor, scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor:
+    """Choose evenly over groups: every group's best first, then every group's second best, ...
+
+    Args:
+        groups_B: int64 group of each candidate.
+        scores_B: finite scores; within a group the higher one comes first, ties by id.
+        ids_B: int64 ids.
+        k: how many.
+
+    Returns:
+        positions_k. If the last round cannot serve every group, the higher scores are served.
+    """
+    size = ids_B.shape[0]
+    order_B = ids_B.argsort()
+    order_B = order_B[scores_B[order_B].argsort(descending=True, stable=True)]
+    order_B = order_B[groups_B[order_B].argsort(stable=True)]
+    sorted_groups = groups_B[order_B]
+    starts = torch.searchsorted(sorted_groups, sorted_groups, right=False)
+    round_B = torch.empty_like(order_B)
+    round_B[order_B] = torch.arange(size, device=ids_B.device) - starts
+    # Rounds first, then score: bring the scores into the open interval between two rounds.
+    best_first_B = torch.empty(size, dtype=torch.float64, device=ids_B.device)
+    ranked_B = scores_B.argsort(descending=True, stable=True)
+    best_first_B[ranked_B] = torch.arange(size, device=ids_B.device, dtype=torch.float64)
+    tied_B = torch.searchsorted(-scores_B[ranked_B], -scores_B, right=False)
+    return top_k(-(round_B * (size + 1) + tied_B).double(), ids_B, k)
+
+
+@dataclass(frozen=True)
+class ClassBalanced:
+    """Choose the highest scores of every class in turn, as evenly as the pool allows."""
+
+    score: ScoreFunction
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose; needs labels."""
+        del generator
+        scores_B = score_all(self.score, evidence)
+        positions_k = round_robin(evidence.need("targets_B"), scores_B, evidence.ids_B, k)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """Cut the range of scores into strata of equal width; choose at random, evenly over strata.
+
+    Source: Zheng et al. 2023 (CCS, arXiv:2210.15809), applied to each pool, without its cut-off.
+    """
+
+    score: ScoreFunction
+    strata: int = 10
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose."""
+        scores_B = score_all(self.score, evidence)
+        numbers_B = keyed_uniform(evidence.ids_B, generator)
+        groups_B = torch.zeros_like(evidence.ids_B)
+        if len(evidence):
+            low, high = torch.aminmax(scores_B)
+            width = (high - low).clamp(min=torch.finfo(scores_B.dtype).tiny)
+            groups_B = ((scores_B - low) / width * self.strata).long().clamp(max=self.strata - 1)
+        positions_k = round_robin(groups_B, numbers_B, evidence.ids_B, k)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
+
+
+@dataclass(frozen=True)
+class IrreducibleFilter:
+    """Leave out what the irreducible-loss model finds implausible, then choose with another method.
+
+    The table does not change, so this drops the same examples at every step: once, in effect. A
+    pool with fewer than k plausible candidates is filled up with the most plausible of the others.
+
+    Attributes:
+        selector: chooses among what is left.
+        implausible: probability of the given label below which an example is dropped.
+    """
+
+    selector: Selector
+    implausible: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.implausible < 1:
+            raise ConfigError(
+                f"implausible is {self.implausible}; it is a probability between 0 and 1"
+            )
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose; needs irreducible losses and what the other selector needs."""
+        if not 0 <= k <= len(evidence):
+            raise ConfigError(f"cannot choose {k} of a pool of {len(evidence)}")
+        losses_B = require_finite(
+            evidence.need("irreducible_B"), evidence.ids_B, "irreducible loss"
+        )
+        kept = (losses_B <= -math.log(self.implausible)).nonzero().squeeze(1)
+        if kept.numel() < k:
+            kept = top_k(-losses_B, evidence.ids_B, k)
+        chosen = self.selector(evidence.at(kept), k, generator)
+        return Selection.of(evidence.ids_B, kept[chosen.positions_k], chosen.weights_k)
+
+
+@dataclass(frozen=True)
+class DiverseGradients:
+    """Choose greedily the last-layer gradients that add most to what is chosen already.
+
+    With g_i the gradient of example i over the last layer, (p - y) times the features, each turn
+    takes the candidate whose direction, beyond the span of those chosen, carries most of what is
+    left of the pool's summed gradient. Gradients are never formed: their Gram matrix is the
+    element-wise product of two small ones.
+
+    Source: DivBS (Hong et al. 2024, arXiv:2406.04872). Raises: NonFinite.
+    """
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose; needs probabilities, features and labels."""
+        del generator
+        size = len(evidence)
+        if not 0 <= k <= size:
+            raise ConfigError(f"cannot choose {k} of a pool of {size}: choose 0 to {size}")
+        # In the order of ids, so that the order of the pool does not matter.
+        by_id_B = evidence.ids_B.argsort()
+        errors_BC = evidence.need("log_probs_BC")[by_id_B].double().exp()
+        targets_B = evidence.need("targets_B")[by_id_B]
+        errors_BC = errors_BC - torch.nn.functional.one_hot(targets_B, errors_BC.shape[1])
+        features_BD = evidence.need("features_BD")[by_id_B].double()
+        gram_BB = (errors_BC @ errors_BC.T) * (features_BD @ features_BD.T + 1.0)
+        require_finite(gram_BB.diagonal(), evidence.ids_B[by_id_B], "last-layer gradient")
+        return Selection.of(evidence.ids_B, by_id_B[_greedy(gram_BB, k)])
+
+
+def _greedy(gram_BB: Tensor, k: int) -> Tensor:
+    """Pivoted Cholesky steps, each at the candidate with the largest share of the residual."""
+    size = gram_BB.shape[0]
+    left_B = gram_BB.sum(1)  # <g_i, residual>; the residual starts as the sum of all gradients
+    norm_B = gram_BB.diagonal().clone()  # squared norm of g_i beyond the span of those chosen
+    floor = 1e-10 * norm_B.max().clamp(min=1e-300) if size else norm_B
+    basis_kB = torch.zeros(k, size, dtype=gram_BB.dtype, device=gram_BB.device)
+    open_B = torch.ones(size, dtype=torch.bool, device=gram_BB.device)
+    chosen_k = torch.zeros(k, dtype=torch.int64, device=gram_BB.device)
+    for turn in range(k):
+        gain_B = left_B.abs() / norm_B.clamp(min=floor).sqrt()
+        gain_B = torch.where(norm_B > floor, gain_B, 0.0).masked_fill(~open_B, -1.0)
+        pick = gain_B.argmax()
+        chosen_k[turn] = pick
+        open_B[pick] = False
+        scale = norm_B[pick].clamp(min=floor).sqrt()
+        row_B = (gram_BB[pick] - basis_kB[:turn, pick] @ basis_kB[:turn]) / scale
+        row_B = torch.where(norm_B[pick] > floor, row_B, 0.0)
+        basis_kB[turn] = row_B
+        left_B = left_B - (left_B[pick] / scale) * row_B
+        norm_B = norm_B - row_B.square()
+    return chosen_k

@@ -1,0 +1,224 @@
+"""Selectors that draw: with or without replacement, by score, by rank, with weights.
+
+All randomness is keyed by id, as in :mod:`goldiprox.selection.selectors`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.selection.functions import ScoreFunction
+from goldiprox.selection.selectors import RandomChoice, keyed_uniform, score_all, top_k
+
+__all__ = [
+    "Boltzmann",
+    "GumbelTopK",
+    "ImportanceSampling",
+    "RankBased",
+    "SoftWeights",
+    "draw_with_replacement",
+    "gumbel_top_k",
+]
+
+
+def gumbel_top_k(
+    log_weights_B: Tensor, ids_B: Tensor, k: int, generator: torch.Generator
+) -> Tensor:
+    """Draw k candidates without replacement, each next one in proportion to the weights left.
+
+    Args:
+        log_weights_B: logarithms of positive weights, up to a constant.
+        ids_B: int64 ids.
+        k: how many.
+        generator: a CPU generator.
+
+    Returns:
+        positions_k.
+
+    Source: Kool et al. 2019 (arXiv:1903.06059), the Gumbel top-k trick.
+    """
+    gumbel_B = -(-keyed_uniform(ids_B, generator).log()).log()
+    return top_k(log_weights_B.double() + gumbel_B, ids_B, k)
+
+
+def draw_with_replacement(
+    probs_B: Tensor, ids_B: Tensor, k: int, generator: torch.Generator
+) -> Tensor:
+    """Draw k candidates with replacement: positions_k.
+
+    Args:
+        probs_B: weights that are not negative and not all zero; need not sum to one.
+        ids_B: int64 ids; the cumulative distribution runs along them, so that the order of the
+            pool does not matter.
+        k: how many.
+        generator: a CPU generator.
+    """
+    order_B = ids_B.argsort()
+    upper_B = probs_B.double()[order_B].cumsum(0)
+    draws_k = torch.rand(k, generator=generator, dtype=torch.float64).to(upper_B.device)
+    # right=True never lands on a candidate of probability zero.
+    places_k = torch.searchsorted(upper_B, draws_k * upper_B[-1], right=True)
+    return order_B[places_k.clamp(max=ids_B.shape[0] - 1)]
+
+
+def _require_at_most(k: int, size: int) -> None:
+    if not 0 <= k <= size:
+        raise ConfigError(f"cannot choose {k} of a pool of {size}: choose 0 to {size}")
+
+
+def _nothing(evidence: Evidence) -> Selection:
+    none = torch.empty(0, dtype=torch.int64, device=evidence.ids_B.device)
+    return Selection.of(evidence.ids_B, none)
+
+
+@dataclass(frozen=True)
+class GumbelTopK:
+    """Draw without replacement, in proportion to exp(score / temperature).
+
+    Source: Kool et al. 2019 (arXiv:1903.06059).
+    """
+
+    score: ScoreFunction
+    temperature: float = 1.0
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose."""
+        scores_B = score_all(self.score, evidence)
+        weights_B = scores_B / self.temperature
+        positions_k = gumbel_top_k(weights_B, evidence.ids_B, k, generator)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
+
+
+@dataclass(frozen=True)
+class Boltzmann:
+    """Draw with replacement, in proportion to exp(score / temperature)."""
+
+    score: ScoreFunction
+    temperature: float = 1.0
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose."""
+        _require_at_most(k, len(evidence))
+        if k == 0:
+            return _nothing(evidence)
+        scores_B = score_all(self.score, evidence)
+        probs_B = (scores_B.double() / self.temperature).softmax(0)
+        positions_k = draw_with_replacement(probs_B, evidence.ids_B, k, generator)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
+
+
+@dataclass(frozen=True)
+class RankBased:
+    """Draw without replacement; probability falls exponentially with the rank of the score.
+
+    The first of B ranks is ``ratio`` times as probable as one past the last.
+    Source: Loshchilov & Hutter 2015 (arXiv:1511.06343), eq. 3, applied to each pool.
+    """
+
+    score: ScoreFunction
+    ratio: float = 100.0
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose."""
+        scores_B = score_all(self.score, evidence)
+        size = len(evidence)
+        ranked_B = top_k(scores_B, evidence.ids_B, 0) if size == 0 else _ranked(scores_B, evidence)
+        rank_B = torch.empty_like(ranked_B)
+        rank_B[ranked_B] = torch.arange(size, device=ranked_B.device)
+        log_weights_B = -math.log(self.ratio) / max(size, 1) * rank_B.double()
+        positions_k = gumbel_top_k(log_weights_B, evidence.ids_B, k, generator)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
+
+
+def _ranked(scores_B: Tensor, evidence: Evidence) -> Tensor:
+    """Positions from the highest score to the lowest, ties by id."""
+    by_id_B = evidence.ids_B.argsort()
+    return by_id_B[scores_B[by_id_B].argsort(descending=True, stable=True)]
+
+
+@dataclass(frozen=True)
+class SoftWeights:
+    """Choose uniformly; weight each chosen example by softmax(score / temperature), mean one.
+
+    Source: the soft counterpart of top-k on reducible loss; cf. Evans et al. 2023 and DRRho.
+    """
+
+    score: ScoreFunction
+    temperature: float = 1.0
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose."""
+        scores_B = score_all(self.score, evidence)
+        positions_k = RandomChoice()(evidence, k, generator).positions_k
+        weights_k = k * (scores_B[positions_k].double() / self.temperature).softmax(0)
+        return Selection.of(evidence.ids_B, positions_k, weights_k.float(), scores_B)
+
+
+@dataclass
+class ImportanceSampling:
+    """Draw in proportion to a norm, weight by 1 / (B p): an unbiased gradient of less variance.
+
+    Sampling starts only where it pays: ``gain``, a running mean of the factor by which uniform
+    batches would have to grow for the same variance, has to exceed ``gate``; until then the choice
+    is uniform. (B + 3k) / (3k) is the gate at which a speedup is guaranteed if a backward pass
+    costs twice a forward pass.
+
+    Source: Katharopoulos & Fleuret 2018 (arXiv:1803.00942), algorithm 1. Deviation: their gate
+    also saves the scoring pass while it is closed; here the pool is scored at every step.
+
+    Attributes:
+        norm: what to sample by; not negative.
+        gate: the gain from which on importance sampling is used; 0 uses it always.
+        smoothing: weight of the past in the running mean.
+        gain: state.
+    """
+
+    norm: ScoreFunction
+    gate: float = 1.5
+    smoothing: float = 0.9
+    gain: float | None = field(default=None, compare=False)
+
+    def start(self) -> ImportanceSampling:
+        """A copy for a new run."""
+        return ImportanceSampling(self.norm, self.gate, self.smoothing)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """For checkpoints."""
+        return {"gain": self.gain}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        """Go on from a checkpoint."""
+        self.gain = state["gain"]
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose; moves the running gain."""
+        _require_at_most(k, len(evidence))
+        if k == 0:
+            return _nothing(evidence)
+        norms_B = score_all(self.norm, evidence)
+        size = len(evidence)
+        total = norms_B.double().sum()
+        # A pool whose gradients are all zero has nothing to prefer.
+        probs_B = torch.where(total > 0, norms_B.double() / total, 1.0 / size)
+        now = _gain(probs_B)
+        past = now if self.gain is None else self.gain
+        self.gain = self.smoothing * past + (1 - self.smoothing) * now
+        if self.gain <= self.gate:
+            chosen = RandomChoice()(evidence, k, generator)
+            return Selection.of(evidence.ids_B, chosen.positions_k, scores_B=norms_B)
+        positions_k = draw_with_replacement(probs_B, evidence.ids_B, k, generator)
+        weights_k = 1.0 / (size * probs_B[positions_k])
+        return Selection.of(evidence.ids_B, positions_k, weights_k.float(), norms_B)
+
+
+def _gain(probs_B: Tensor) -> float:
+    """By how much a uniform batch would have to grow for the same variance (at least 1)."""
+    square = probs_B.square().sum()
+    distance = (probs_B - 1.0 / probs_B.shape[0]).square().sum()
+    left = (1.0 - distance / square).clamp(min=1e-12)
+    return float(left.rsqrt())
