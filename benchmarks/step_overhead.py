@@ -44,7 +44,7 @@ def make_task(shape: tuple[int, int, int], count: int = 6400) -> Task:
 
 def rho_step_overhead(name: str) -> None:
     task = make_task(SHAPES[name])
-    config = TrainConfig(model=name, method="rho-loss", epochs=10_000)
+    config = TrainConfig(model=name, method="rho-loss", epochs=10_000, scoring_precision="float32")
     ids = task.train.ids_N.numpy()
     table = ScoreTable(
         ids_N=ids, columns={IRREDUCIBLE_LOSS: torch.rand(len(ids)).numpy()}, provenance={}

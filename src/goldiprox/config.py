@@ -61,8 +61,10 @@ class LearnerConfig:
     precision: Precision = "float32"
     """Arithmetic of training and evaluation; bf16 is autocast."""
 
-    scoring_precision: Precision = "float32"
-    """Arithmetic of the scoring pass; bf16 is autocast."""
+    scoring_precision: Precision | Literal["auto"] = "auto"
+    """Arithmetic of the scoring pass; bf16 is autocast. auto: bf16 where the device has matrix
+    units for it (CUDA from compute capability 8, CPUs with AMX), else float32; the manifest says
+    which it was. Choosing needs the order of the losses, not their last digits."""
 
     scoring_micro_batch: int | None = None
     """Score at most this many candidates at once, for pools that do not fit into memory."""

@@ -165,6 +165,7 @@ class Selection:
         ids_k: the ids at these positions.
         weights_k: float32 weights of the chosen examples in the mean loss; ones unless a method
             corrects for how it sampled.
+        weighted: whether the weights are anything but ones.
         scores_B: the scores of the whole pool where the selector had any, for the log.
     """
 
@@ -172,6 +173,7 @@ class Selection:
     ids_k: Tensor
     weights_k: Tensor
     scores_B: Tensor | None = None
+    weighted: bool = True
 
     def __len__(self) -> int:
         return int(self.ids_k.shape[0])
@@ -184,6 +186,7 @@ class Selection:
         scores_B: Tensor | None = None,
     ) -> Selection:
         """Build a selection from positions, with equal weights unless given."""
+        weighted = weights_k is not None
         if weights_k is None:
             weights_k = torch.ones(positions_k.shape, dtype=torch.float32, device=ids_B.device)
         return Selection(
@@ -191,4 +194,5 @@ class Selection:
             ids_k=ids_B.index_select(0, positions_k),
             weights_k=weights_k,
             scores_B=scores_B,
+            weighted=weighted,
         )

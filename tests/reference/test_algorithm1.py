@@ -57,10 +57,10 @@ def splitmix(x):
 
 
 def random_number(id_, step):
-    """The documented random number of an id in a step: a key, mixed with the id, twice."""
+    """The documented random number of an id in a step: SplitMix64's output number id of a key."""
     generator = stream(SEED, "selection", step)
     key = int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator, dtype=torch.int64))
-    return splitmix((splitmix((id_ ^ key) & (2**64 - 1)) + key) & (2**64 - 1))
+    return splitmix((key + (id_ - 1) * 0x9E3779B97F4A7C15) & (2**64 - 1))
 
 
 def reference(task, method, irreducible_of):

@@ -76,7 +76,7 @@ def write_run(tmp_path):
         corrupted = corrupted or [0] * intervals
         correct = correct or [0] * intervals
         # Ids tell how many of a step's examples count as wrong; steps are alike in an interval.
-        log = StepLog(folder.path, lambda ids_k: int((ids_k >= 1000).sum()))
+        log = StepLog(folder.path, lambda ids: ids >= 1000)
         for step in range(every * intervals):
             wrong, right = corrupted[step // every], correct[step // every]
             ids_k = torch.arange(batch) + 1000 * (torch.arange(batch) < wrong)
@@ -88,7 +88,8 @@ def write_run(tmp_path):
                     selection=Selection.of(ids_k, torch.arange(batch)),
                     pool_size=10 * batch,
                     loss_k=torch.ones(batch),
-                    correct_k=torch.arange(batch) < right,
+                    logits_kC=torch.eye(2)[(torch.arange(batch) >= right).long()],
+                    targets_k=torch.zeros(batch, dtype=torch.int64),
                 )
             )
         log.merge()

@@ -47,7 +47,7 @@ THIRD_PARTY = {
     "seeds": {"torch"},
     "version": set(),
     "batch": {"torch"},
-    "selection": {"torch"},
+    "selection": {"torch", "numpy"},
     "evidence": {"torch"},
     "config": set(),
 }
@@ -124,7 +124,7 @@ PLANTED = [
     ("seeds", "from goldiprox.schema import Evidence"),
     ("version", "import torch"),
     ("selection.functions", "from goldiprox.batch import take"),
-    ("selection.functions", "import numpy as np"),
+    ("selection.functions", "import pandas as pd"),
     ("selection.methods", "from goldiprox.evidence.forward import ScoringPass"),
     ("evidence.forward", "from goldiprox.training.loop import train"),
     ("evidence.gradients.exact", "def f():\n    from goldiprox.models.vision import MLP"),

@@ -70,6 +70,7 @@ def method(name: str, at: float | None, top: float, seeds: int) -> dict[str, Any
     return {
         "method": name,
         "seeds": seeds,
+        "seed_numbers": list(range(seeds)),
         "batch": 32,
         "pool": 320,
         "steps": 250,
@@ -106,6 +107,8 @@ def comparison(seeds: int = 2, **changes: Any) -> dict[str, Any]:
     made = {
         "dataset": "shoes",
         "protocol": "paper",
+        "budget_seconds": None,
+        "target_given": False,
         "target_accuracy": 0.8148,
         "settings": settings,
         "data": {
@@ -147,6 +150,7 @@ def comparison(seeds: int = 2, **changes: Any) -> dict[str, Any]:
 def budget() -> dict[str, Any]:
     made = comparison()
     made["protocol"] = "budget"
+    made["budget_seconds"] = 30.0
     made["settings"]["compare"].update(seconds=30.0, batch=[32, 128])
     for entry in made["methods"]:
         by_batch = {"32": entry["final_accuracy"], "128": spread(0.41, 0.42)}

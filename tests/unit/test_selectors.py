@@ -15,7 +15,17 @@ from goldiprox.selection.functions import (
     reducible_loss,
     training_loss,
 )
-from goldiprox.selection.selectors import RandomChoice, TopK, keyed_uniform, require_finite, top_k
+from goldiprox.selection.selectors import (
+    _GOLDEN,
+    RandomChoice,
+    TopK,
+    _keyed_uniform_numpy,
+    _logical_shift_right,
+    _mix,
+    keyed_uniform,
+    require_finite,
+    top_k,
+)
 
 FEW_VALUES = st.sampled_from([-3.5, -1.0, -0.0, 0.0, 0.25, 7.0])
 ANY_VALUE = st.floats(-(2.0**90), 2.0**90, width=32, allow_subnormal=False)
@@ -191,3 +201,28 @@ def test_random_choice_needs_nothing_but_ids_and_repeats_with_the_seed():
     assert torch.equal(first, RandomChoice()(evidence, 5, stream(1, "selection", 0)).ids_k)
     assert not torch.equal(first, RandomChoice()(evidence, 5, stream(1, "selection", 1)).ids_k)
     assert not torch.equal(first, RandomChoice()(evidence, 5, stream(2, "selection", 0)).ids_k)
+
+
+def test_keyed_numbers_are_those_of_splitmix64_in_exact_integers():
+    """Python's unbounded integers, reduced modulo 2**64, as the independent reference."""
+    key = int(torch.randint(-(2**63), 2**63 - 1, (), generator=stream(5), dtype=torch.int64))
+    ids = torch.tensor([0, 1, 17, 2**31, 2**40 + 3, 2**61])
+
+    def reference(i):
+        x = (i * 0x9E3779B97F4A7C15 + key) % 2**64
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+        x ^= x >> 31
+        return ((x >> 12) + 0.5) * 2.0**-52
+
+    expected = [reference(i) for i in ids.tolist()]
+    assert keyed_uniform(ids, stream(5)).tolist() == expected
+
+
+def test_the_numbers_are_the_same_off_the_cpu():
+    """The tensor arithmetic that other devices use, run on the CPU."""
+    ids = torch.randint(0, 2**40, (1000,), generator=stream(6))
+    top = _logical_shift_right(_mix(ids * _GOLDEN + 12345), 12).to(torch.float64)
+    assert torch.equal(
+        (top + 0.5) * 2.0**-52, torch.from_numpy(_keyed_uniform_numpy(ids.numpy(), 12345))
+    )

@@ -26,12 +26,13 @@ def record(step, ids=(7, 3), losses=(0.5, 1.5), weights=None, scores=None, corre
         selection=selection,
         pool_size=len(pool),
         loss_k=torch.tensor(losses),
-        correct_k=torch.tensor([True, False] if correct is None else correct),
+        logits_kC=torch.eye(2)[[int(not right) for right in correct or (True, False)]],
+        targets_k=torch.zeros(2, dtype=torch.int64),
     )
 
 
 def log_of(folder):
-    return StepLog(folder, lambda ids_k: int((ids_k < 5).sum()))
+    return StepLog(folder, lambda ids: ids < 5)
 
 
 def test_a_row_holds_what_was_done(tmp_path):

@@ -7,7 +7,7 @@ it the model's modes, buffers and gradients and the global random state are what
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -56,8 +56,10 @@ PLAIN_FIELDS = FORWARD_FIELDS - {"grad_norm_B", "mc_log_probs_KBC"}
 """What one plain forward pass tells."""
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Autocast to bfloat16 on a device, or nothing at all for float32."""
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on a device; for float32 no autocast, not even a surrounding one."""
+    if precision == "float32" and not torch.is_autocast_enabled(device.type):
+        return nullcontext()  # entering a disabled autocast costs as much as a small kernel
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -70,23 +72,26 @@ def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> Iterator[None]:
         batchnorm: ``running`` uses the stored statistics; ``batch`` uses those of the batch that
             is scored (Mindermann et al. 2022, appendix B) without moving the stored ones.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes: list[tuple[nn.Module, bool]] = []
     norms: list[tuple[_BatchNorm, bool]] = []
     cpu_state = torch.get_rng_state()
     cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     try:
-        for module, _ in modes:
-            is_norm = isinstance(module, _BatchNorm)
-            module.training = is_norm and batchnorm == "batch"
-            if isinstance(module, _BatchNorm):
+        for module in model.modules():
+            training = False
+            if batchnorm == "batch" and isinstance(module, _BatchNorm):
                 # With tracking off, a training-mode norm neither reads nor writes its buffers.
                 norms.append((module, module.track_running_stats))
-                if batchnorm == "batch":
-                    module.track_running_stats = False
+                module.track_running_stats = False
+                training = True
+            if module.training != training:
+                modes.append((module, module.training))
+                # Past Module.__setattr__, whose look-ups cost more than a small model's scoring.
+                module.__dict__["training"] = training
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            module.__dict__["training"] = training
         for norm, tracked in norms:
             norm.track_running_stats = tracked
         torch.set_rng_state(cpu_state)

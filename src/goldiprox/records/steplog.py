@@ -5,12 +5,15 @@ A row holds nothing that depends on the clock, so a resumed run's log equals an 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -55,7 +58,8 @@ class StepRecord:
     selection: Selection
     pool_size: int
     loss_k: Tensor
-    correct_k: Tensor
+    logits_kC: Tensor
+    targets_k: Tensor
 
 
 class StepLog:
@@ -63,10 +67,10 @@ class StepLog:
 
     Args:
         folder: the run's folder; None keeps nothing but still checks the losses.
-        corrupted: from ids_k (on the CPU) to how many of them have a wrong label.
+        corrupted: from ids (on the CPU) to whether each has a wrong label.
     """
 
-    def __init__(self, folder: Path | None, corrupted: Callable[[Tensor], int]) -> None:
+    def __init__(self, folder: Path | None, corrupted: Callable[[Tensor], Tensor]) -> None:
         self._folder = folder
         self._corrupted = corrupted
         self._pending: list[StepRecord] = []
@@ -88,16 +92,33 @@ class StepLog:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        losses = torch.stack([r.loss_k.mean() for r in pending]).cpu()
-        for record, loss in zip(pending, losses.tolist(), strict=True):
-            if loss != loss or abs(loss) == float("inf"):
+        # All steps in one transfer and one pass each: a row by itself would cost a dozen kernels.
+        chosen = [record.selection for record in pending]
+        losses = _Segments([record.loss_k for record in pending])
+        corrupted = _Segments([self._corrupted(torch.cat([c.ids_k.cpu() for c in chosen]))])
+        counts = [len(c) for c in chosen]
+        predicted = torch.cat([record.logits_kC for record in pending]).argmax(1)
+        correct = _Segments([predicted == torch.cat([record.targets_k for record in pending])])
+        columns: dict[str, list[Any]] = {
+            "loss": losses.means(),
+            "already_correct": correct.cut(counts).sums(),
+            "corrupted": corrupted.cut(counts).sums(),
+            "ids": _Segments([c.ids_k for c in chosen]).arrays(),
+            "weights": _Segments([c.weights_k for c in chosen]).arrays(),
+        }
+        for number, record in enumerate(pending):
+            if not math.isfinite(columns["loss"][number]):
                 bad_k = ~torch.isfinite(record.loss_k)
                 ids = record.selection.ids_k.to(bad_k.device)[bad_k].cpu()
                 raise NonFinite(
                     f"training loss became NaN or infinite at step {record.step} "
                     f"(ids {id_list(ids)}); lower the learning rate, or look at these examples"
                 )
-            self._rows.append(self._row(record, loss))
+            row = {name: values[number] for name, values in columns.items()}
+            if not record.selection.weighted:
+                row["weights"] = None
+            row |= {key: getattr(record, key) for key in ("step", "epoch", "pool_size", "lr")}
+            self._rows.append(row | _score_summary(record.selection))
 
     def write_part(self) -> None:
         """Write what is settled as one part."""
@@ -139,31 +160,45 @@ class StepLog:
         if self._folder is not None and (self._folder / PARTS).exists():
             shutil.rmtree(self._folder / PARTS)
 
-    def _row(self, record: StepRecord, loss: float) -> dict[str, Any]:
-        selection = record.selection
-        ids = selection.ids_k.cpu()
-        weights = selection.weights_k.cpu()
-        row: dict[str, Any] = {
-            "step": record.step,
-            "epoch": record.epoch,
-            "pool_size": record.pool_size,
-            "ids": ids.numpy(),
-            "weights": None if bool((weights == 1).all()) else weights.numpy(),
-            "lr": record.lr,
-            "loss": loss,
-            "already_correct": int(record.correct_k.sum()),
-            "corrupted": self._corrupted(ids),
-        }
-        if selection.scores_B is not None and len(selection):
-            scores_B = selection.scores_B.cpu()
-            low, high = torch.aminmax(scores_B)
-            row |= {
-                "score_mean": float(scores_B.mean()),
-                "score_min": float(low),
-                "score_max": float(high),
-                "score_chosen_mean": float(scores_B[selection.positions_k.cpu()].mean()),
-            }
-        return row
+
+class _Segments:
+    """Vectors of several steps, brought to the CPU together and reduced step by step."""
+
+    def __init__(self, parts: list[Tensor]) -> None:
+        self._lengths = [int(part.shape[0]) for part in parts]
+        self._values: npt.NDArray[Any] = torch.cat(parts).cpu().numpy()
+
+    def cut(self, lengths: list[int]) -> _Segments:
+        """The same values, cut into other lengths."""
+        self._lengths = lengths
+        return self
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """The vectors themselves."""
+        return np.split(self._values, np.cumsum(self._lengths)[:-1])
+
+    def sums(self) -> list[int]:
+        """How many are true in each."""
+        return [int(part.sum()) for part in self.arrays()]
+
+    def means(self) -> list[float]:
+        """The mean of each, summed in float64."""
+        return [float(part.mean(dtype=np.float64)) for part in self.arrays()]
+
+
+def _score_summary(selection: Selection) -> dict[str, float]:
+    """Nothing, where the method has no scores or chose nothing."""
+    if selection.scores_B is None or not len(selection):
+        return {}
+    scores_B = selection.scores_B.cpu().numpy()
+    return {
+        "score_mean": float(scores_B.mean(dtype=np.float64)),
+        "score_min": float(scores_B.min()),
+        "score_max": float(scores_B.max()),
+        "score_chosen_mean": float(
+            scores_B[selection.positions_k.cpu().numpy()].mean(dtype=np.float64)
+        ),
+    }
 
 
 def read_steps(folder: Path) -> pa.Table:

@@ -27,7 +27,12 @@ from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
-from goldiprox.training.optimization import make_optimizer, resolve_device, training_step
+from goldiprox.training.optimization import (
+    make_optimizer,
+    resolve_device,
+    resolve_precision,
+    training_step,
+)
 from goldiprox.training.step import Chooser
 
 __all__ = ["CheckpointEvery", "Evaluation", "Loop", "Report", "Task", "Trained", "train"]
@@ -173,13 +178,13 @@ class Loop:
             config.method,
             irreducible=irreducible,
             seed=config.seed,
-            precision=config.scoring_precision,
+            precision=resolve_precision(config.scoring_precision, self.device),
             micro_batch=config.scoring_micro_batch,
             batchnorm=config.scoring_batchnorm,
         )
         self.ledger = Ledger()
         self.clock = Clock(self.device, self.ledger)
-        self.log = StepLog(folder.path if folder else None, self._count_corrupted)
+        self.log = StepLog(folder.path if folder else None, self._is_corrupted)
         self.evaluations: list[Evaluation] = []
         self.best: dict[str, Tensor] | None = None
         self.step = 0
@@ -256,9 +261,10 @@ class Loop:
         k = config.chosen(positions_B.numel())
         # Drawn for the whole pool even where only the chosen part is loaded, so that every method
         # sees the same augmented image of the same candidate.
-        augmentation = self.task.preprocess.draw(
-            positions_B.numel(), stream(config.seed, "augmentation", self.step)
-        )
+        augmentation = None
+        if self.task.preprocess.augments:
+            generator = stream(config.seed, "augmentation", self.step)
+            augmentation = self.task.preprocess.draw(positions_B.numel(), generator)
         lr = config.learning_rate(self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -282,9 +288,8 @@ class Loop:
                 part = None if augmentation is None else augmentation[chosen]
                 batch = self.feeder(self.task.train, positions_B[chosen], part)
         with clock("training", examples=k, flops=training * k):
-            loss_k, correct_k = training_step(
-                self.model, self.optimizer, batch, selection.weights_k.to(self.device), config
-            )
+            weights_k = selection.weights_k.to(self.device) if selection.weighted else None
+            loss_k, logits_kC = training_step(self.model, self.optimizer, batch, weights_k, config)
         self.log.add(
             StepRecord(
                 step=self.step,
@@ -293,7 +298,8 @@ class Loop:
                 selection=selection,
                 pool_size=positions_B.numel(),
                 loss_k=loss_k,
-                correct_k=correct_k,
+                logits_kC=logits_kC,
+                targets_k=batch[2],
             )
         )
         self.step += 1
@@ -354,8 +360,8 @@ class Loop:
         last = f", accuracy {self.evaluations[-1].accuracy:.1%}" if self.evaluations else ""
         return f"step {self.step}/{self.total}{last}"
 
-    def _count_corrupted(self, ids_k: Tensor) -> int:
-        return int(self._corrupted_N[self.task.train.positions_of(ids_k)].sum())
+    def _is_corrupted(self, ids: Tensor) -> Tensor:
+        return self._corrupted_N[self.task.train.positions_of(ids)]
 
     def _save(self) -> None:
         assert self.folder is not None

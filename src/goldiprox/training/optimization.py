@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from goldiprox.batch import Batch, cross_entropy_losses, default_logits, require_targets
-from goldiprox.config import TrainConfig
-from goldiprox.evidence.forward import autocast
+from goldiprox.batch import Batch, cross_entropy_losses, default_logits
+from goldiprox.config import LearnerConfig, TrainConfig
+from goldiprox.evidence.forward import Precision, autocast, device_of
 from goldiprox.schema import ConfigError
 
-__all__ = ["make_optimizer", "resolve_device", "training_step"]
+__all__ = [
+    "make_optimizer",
+    "resolve_device",
+    "resolve_precision",
+    "resolved",
+    "training_step",
+]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -34,6 +43,29 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_precision(name: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """The arithmetic of the scoring pass, ``auto`` resolved for a device."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return "bf16" if device.type == "cpu" and has_amx() else "float32"
+
+
+Config = TypeVar("Config", bound=LearnerConfig)
+
+
+def resolved(config: Config) -> Config:
+    """The same settings with ``auto`` replaced by what this machine makes of it.
+
+    Raises:
+        ConfigError: if the device is absent.
+    """
+    precision = resolve_precision(config.scoring_precision, resolve_device(config.device))
+    return replace(config, scoring_precision=precision)
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW with PyTorch's defaults, fused where the device has it.
 
@@ -51,7 +83,7 @@ def training_step(
     model: nn.Module,
     optimizer: AdamW,
     batch: Batch,
-    weights_k: Tensor,
+    weights_k: Tensor | None,
     config: TrainConfig,
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step on the weighted mean of the chosen examples' losses.
@@ -60,18 +92,17 @@ def training_step(
         model: in training mode.
         optimizer: its gradients are cleared here.
         batch: the chosen examples, on the model's device.
-        weights_k: weights in the mean.
+        weights_k: weights in the mean; None for all ones.
         config: for the precision.
 
     Returns:
-        loss_k in nats and correct_k (whether the label was predicted), both before the update.
+        loss_k in nats and logits_kC, both before the update.
     """
-    with autocast(weights_k.device, config.precision):
+    with autocast(device_of(model), config.precision):
         logits_kC = default_logits(model, batch)
     loss_k = cross_entropy_losses(logits_kC, batch)
     optimizer.zero_grad(set_to_none=True)
-    (loss_k * weights_k).mean().backward()
+    mean = loss_k.mean() if weights_k is None else (loss_k * weights_k).mean()
+    mean.backward()
     optimizer.step()
-    with torch.no_grad():
-        correct_k = logits_kC.argmax(1).eq(require_targets(batch))
-    return loss_k.detach(), correct_k
+    return loss_k.detach(), logits_kC.detach()

@@ -134,7 +134,8 @@ class Chooser:
         known: dict[str, Tensor] = {}
         if self._irreducible is not None:
             known["irreducible_B"] = self._lookup(ids_B)
-        seed = derive_seed(self._seed, "dropout samples", self.step)
+        samples = "mc_log_probs_KBC" in self.method.needs
+        seed = derive_seed(self._seed, "dropout samples", self.step) if samples else 0
         evidence = self._scoring(batch, self.method.needs, known=known, seed=seed)
         try:
             selection = self._selector(evidence, k, stream(self._seed, "selection", self.step))
@@ -158,7 +159,7 @@ class Chooser:
             self._selector.load_state_dict(state["selector"])
 
     def _dense(self, irreducible: ScoreTable | str | Path | None) -> Tensor:
-        """Irreducible losses addressed by id, NaN where there is none; the last entry is NaN."""
+        """Irreducible losses at id + 1, NaN where there is none; the first and last are NaN."""
         if irreducible is None:
             raise ConfigError(
                 f'method "{self.method.name}" needs an irreducible-loss table; make one with: '
@@ -173,17 +174,16 @@ class Chooser:
             raise TableError(
                 f"the table has no column {IRREDUCIBLE_LOSS}; it has: {', '.join(table.columns)}"
             )
-        dense = np.full(int(table.ids_N.max(initial=-1)) + 2, np.nan, dtype=np.float32)
-        dense[table.ids_N] = table.columns[IRREDUCIBLE_LOSS]
+        dense = np.full(int(table.ids_N.max(initial=-1)) + 3, np.nan, dtype=np.float32)
+        dense[table.ids_N + 1] = table.columns[IRREDUCIBLE_LOSS]
         return torch.from_numpy(dense)
 
     def _lookup(self, ids_B: Tensor) -> Tensor:
         assert self._irreducible is not None
         if self._irreducible.device != ids_B.device:
             self._irreducible = self._irreducible.to(ids_B.device)  # once, not every step
-        last = self._irreducible.shape[0] - 1
-        inside = (ids_B >= 0) & (ids_B < last)
-        return self._irreducible.index_select(0, torch.where(inside, ids_B, last))
+        # Ids below or above the table's land on the NaN at its ends.
+        return self._irreducible.index_select(0, ids_B.clamp(-1, len(self._irreducible) - 2) + 1)
 
     def _blame_table(self, irreducible_B: Tensor | None, ids_B: Tensor) -> None:
         """If it was the table that made a score non-finite, say so."""

@@ -25,7 +25,7 @@ from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.loop import CheckpointEvery, Loop, Task, train
-from goldiprox.training.optimization import resolve_device
+from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.workflows.arms import Arm, arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
 from goldiprox.workflows.irreducible import irreducible_for
@@ -82,6 +82,7 @@ def compare(
     """
     if factory is not None:
         config = replace(config, model=factory_name(factory))
+    config = resolved(config)
     progress = progress or Progress()
     irreducible = irreducible or IrreducibleConfig()
     arms = [arm(name) for name in config.methods]

@@ -37,6 +37,8 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> tuple[dict[st
         settings = read_json(home / "manifest.json")["settings"]
         target = settings["compare"]["target"]
         folders = [RunFolder(p) for p in sorted((home / "runs").iterdir()) if p.is_dir()]
+        order = settings["compare"]["methods"]
+        folders.sort(key=lambda folder: order.index(folder.manifest()["arm"]))
         out = out or home
     if not folders:
         raise ConfigError("name at least one run folder, or the output folder of a comparison")

@@ -16,6 +16,7 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
 from goldiprox.selection.methods import method
 from goldiprox.training.loop import CheckpointEvery, train
+from goldiprox.training.optimization import resolved
 from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
@@ -56,6 +57,7 @@ def train_one(
     """
     if factory is not None:
         config = replace(config, model=factory_name(factory))
+    config = resolved(config)
     progress = progress or Progress()
     entry = Arm(name=config.method, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
