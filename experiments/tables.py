@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from goldiprox.report.figures import accuracy_figure, chosen_figure
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -90,9 +92,24 @@ def keep(out: Path, name: str) -> None:
     """Keep what a table needs of a comparison's output folder."""
     target = RESULTS / name
     target.mkdir(parents=True, exist_ok=True)
-    (target / "comparison.json").write_bytes((out / "comparison.json").read_bytes())
+    found = json.loads((out / "comparison.json").read_text())
+    del found["data"]["source"]  # a folder of this machine
+    (target / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
+    if found["protocol"] == "paper":
+        figure = accuracy_figure(found, "accuracy", "step", "training steps", "{:,.0f}".format)
+        (target / "accuracy.svg").write_text(_standalone(figure), encoding="utf-8")
+        figure = chosen_figure(found, "chosen", "corrupted", "wrongly labelled")
+        (target / "chosen.svg").write_text(_standalone(figure), encoding="utf-8")
     command = json.loads((out / "manifest.json").read_text())["command"]
     (target / "command.json").write_text(json.dumps({"command": command}, indent=1) + "\n")
+
+
+def _standalone(figure: str) -> str:
+    """A file of its own, on white, from an element of a page."""
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" style="background:#fff" font-family="sans-serif"'
+    )
+    return figure.replace("<svg", head, 1) + "\n"
 
 
 def main(arguments: list[str]) -> int:

@@ -163,7 +163,7 @@ class IrreducibleConfig:
     epochs: int = 20
     """At most this many passes over the holdout set."""
 
-    patience: int = 2
+    patience: int = 1
     """Stop after this many epochs without a lower loss on the held-out validation part."""
 
     batch: int | None = None

@@ -113,7 +113,14 @@ def test_the_loop_is_algorithm_1(method, make_task, make_table, tmp_path):
         zip(table.ids_N.tolist(), table.columns["irreducible_loss"].tolist(), strict=True)
     )
     config = TrainConfig(
-        method=method, batch=BATCH, pool=POOL, epochs=EPOCHS, lr=LR, weight_decay=DECAY, seed=SEED
+        method=method,
+        batch=BATCH,
+        pool=POOL,
+        epochs=EPOCHS,
+        lr=LR,
+        weight_decay=DECAY,
+        seed=SEED,
+        scoring_precision="float32",
     )
     folder = RunFolder(tmp_path / "run")
     trained = train(

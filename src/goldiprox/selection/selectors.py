@@ -173,5 +173,7 @@ class RandomChoice:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs nothing but the ids."""
+        if k == len(evidence):  # plain training on whole batches: nothing to draw
+            return Selection.of(evidence.ids_B, evidence.ids_B.argsort())
         numbers_B = keyed_uniform(evidence.ids_B, generator)
         return Selection.of(evidence.ids_B, top_k(numbers_B, evidence.ids_B, k))
