@@ -25,7 +25,7 @@ from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import TableError
 from goldiprox.training.loop import CheckpointEvery, Task, train
 
-QUICK = IrreducibleConfig(batch=16, epochs=12, patience=12, lr=0.02, model="mlp-128")
+QUICK = IrreducibleConfig(batch=16, epochs=12, patience=12, lr=0.006, model="mlp-128", seed=6)
 
 
 def net(shape, classes):
@@ -75,9 +75,9 @@ def weights_after(splits, config, epochs):
     return train(settings, task_of(splits), factory=net).model
 
 
-@pytest.mark.parametrize(("data", "lr"), [("splits", 0.02), ("colour", 0.006)])
-def test_the_table_is_from_the_checkpoint_of_lowest_validation_loss(data, lr, request):
-    splits, config = request.getfixturevalue(data), dataclasses.replace(QUICK, lr=lr)
+@pytest.mark.parametrize("data", ["splits", "colour"])
+def test_the_table_is_from_the_checkpoint_of_lowest_validation_loss(data, request):
+    splits, config = request.getfixturevalue(data), QUICK
     assert splits.preprocess.augments == (data == "colour")
     table = irreducible_table(splits, config, factory=net)
     curve = []
@@ -284,3 +284,4 @@ def test_an_example_that_comes_twice_is_refused():
     batch = (torch.tensor([3, 3]), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(TableError, match=r"more than once \(first: 3\)"):
         irreducible_losses(nn.Linear(4, 2), [batch])
+
