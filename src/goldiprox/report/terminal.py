@@ -24,6 +24,8 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
     Returns:
         A table that fits into 100 columns.
     """
+    if comparison["protocol"] == "budget":
+        return _budget_table(comparison)
     target = comparison["target_accuracy"]
     setting = "" if target is None else f", target {100 * target:.1f} %"
     title = f"{comparison['dataset']}, {comparison['model']['name']}{setting}"
@@ -56,6 +58,26 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
             formats.accuracy(entry["selected_share"]["corrupted"]),
         )
     table.caption = "* with the irreducible-loss model and the scoring charged; over uniform"
+    return table
+
+
+def _budget_table(comparison: dict[str, Any]) -> Table:
+    """Equal seconds: there is no target, the final accuracy is what counts."""
+    title = f"{comparison['dataset']}, {comparison['model']['name']}, equal seconds"
+    table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold")
+    for heading in ("final acc\n%", "best acc\n%", "batch", "steps", "wrong\nlabels %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in comparison["methods"]:
+        table.add_row(
+            Text(entry["method"]),
+            formats.accuracy_spread(entry["final_accuracy"]),
+            formats.accuracy_spread(entry["best_accuracy"]),
+            str(entry["batch"]),
+            formats.count(entry["steps"]),
+            formats.accuracy(entry["selected_share"]["corrupted"]),
+        )
+    table.caption = "batch: the one of each method's list that ended best"
     return table
 
 
