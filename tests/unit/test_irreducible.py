@@ -284,4 +284,3 @@ def test_an_example_that_comes_twice_is_refused():
     batch = (torch.tensor([3, 3]), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(TableError, match=r"more than once \(first: 3\)"):
         irreducible_losses(nn.Linear(4, 2), [batch])
-
