@@ -10,7 +10,6 @@ Run: python benchmarks/step_overhead.py
 from __future__ import annotations
 
 import torch
-from timing import interleaved, ratio, timing
 from torch.nn import functional as F
 
 from goldiprox.config import TrainConfig
@@ -19,11 +18,12 @@ from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.store import ImageStore
 from goldiprox.models.registry import build_model, model_factory
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.schema import Evidence
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import METHODS
-from goldiprox.schema import Evidence
 from goldiprox.training.loop import Loop, Task
 from goldiprox.training.optimization import make_optimizer
+from timing import interleaved, ratio, timing
 
 ROUNDS = 40
 SHAPES = {"mlp": (1, 28, 28), "small-cnn": (3, 32, 32)}
