@@ -303,6 +303,19 @@ def test_table_for_other_data_labels_or_ids_is_refused(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_table_of_other_settings_is_not_handed_out_again(
+    il_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = il_table.read_bytes()
+    again = ["irreducible", "digits", "--epochs", 2, "--out", il_table]
+    run(*again)
+    assert il_table.read_bytes() == before
+    line = fails(capsys, *again, "--model", "mlp-512")
+    assert "irreducible.model is mlp-128 there, mlp-512 now" in line
+    assert str(il_table) in line
+    assert il_table.read_bytes() == before
+
+
 def test_irreducible_table_is_used_and_charged(il_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(

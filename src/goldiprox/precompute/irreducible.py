@@ -27,7 +27,13 @@ from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import CheckpointEvery, Report, Task, Trained, train
 from goldiprox.training.optimization import resolve_device
 
-__all__ = ["irreducible_cost", "irreducible_losses", "irreducible_table", "require_fitting"]
+__all__ = [
+    "irreducible_cost",
+    "irreducible_losses",
+    "irreducible_settings",
+    "irreducible_table",
+    "require_fitting",
+]
 
 REMEDY = "make it for this data with: goldiprox irreducible {name} --out il.parquet"
 
@@ -36,6 +42,16 @@ REMEDY = "make it for this data with: goldiprox irreducible {name} --out il.parq
 class _Scored:
     table: ScoreTable
     ledger: Ledger
+
+
+def irreducible_settings(
+    splits: Splits, config: IrreducibleConfig, target_model: str
+) -> dict[str, Any]:
+    """Everything that decides what a table holds, as its provenance records it under ``config``."""
+    name = config.resolved_model(target_model, splits.train.store.example_shape[0])
+    data = asdict(splits.config)
+    del data["data_dir"]  # where the files lie does not change what they are
+    return {"data": data, "irreducible": asdict(replace(config, model=name))}
 
 
 def irreducible_table(
@@ -63,11 +79,9 @@ def irreducible_table(
         A table with the column ``irreducible_loss`` (nats, evaluation mode, un-augmented, float32)
         for every id of ``splits.train``, and its provenance, costs included.
     """
-    name = config.resolved_model(target_model, splits.train.store.example_shape[0])
+    run = irreducible_settings(splits, config, target_model)
+    name = run["irreducible"]["model"]
     settings = config.training(name, len(splits.holdout))
-    data = asdict(splits.config)
-    del data["data_dir"]  # where the files lie does not change what they are
-    run = {"data": data, "irreducible": asdict(replace(config, model=name))}
     trained = train(
         settings,
         Task(

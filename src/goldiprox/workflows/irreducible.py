@@ -7,9 +7,15 @@ from typing import Any
 
 from goldiprox.config import IrreducibleConfig
 from goldiprox.data.splits import Splits
-from goldiprox.precompute.irreducible import irreducible_cost, irreducible_table, require_fitting
-from goldiprox.records.runs import RunFolder
+from goldiprox.precompute.irreducible import (
+    irreducible_cost,
+    irreducible_settings,
+    irreducible_table,
+    require_fitting,
+)
+from goldiprox.records.runs import RunFolder, first_difference
 from goldiprox.records.tables import ScoreTable
+from goldiprox.schema import TableError
 from goldiprox.training.loop import CheckpointEvery
 from goldiprox.workflows.progress import Progress
 
@@ -69,11 +75,18 @@ def irreducible_for(
     """Read the table at ``path`` if it is there and fits, else make it.
 
     Raises:
-        TableError: if a table is there that is for other data or labels.
+        TableError: if a table is there that is for other data or labels, or of other settings.
     """
     if path.exists():
         table = ScoreTable.read(path)
         require_fitting(table, splits)
+        wanted = irreducible_settings(splits, config, target_model)
+        found = table.provenance.get("config")
+        if found != wanted:  # or another model's losses would be handed out under this one's name
+            raise TableError(
+                f"score table {path} was made with other settings "
+                f"({first_difference(found, wanted)}); choose another --out, or delete it"
+            )
         return table
     table = irreducible_table(
         splits,
