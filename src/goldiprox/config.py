@@ -23,6 +23,7 @@ __all__ = [
     "Schedule",
     "TrainConfig",
     "config_hash",
+    "small_model",
 ]
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -73,6 +74,10 @@ class LearnerConfig:
     """BatchNorm in the scoring pass: statistics of the pool (batch, the paper's setting) or the
     stored ones (running). Neither moves the stored statistics."""
 
+    companion_model: str = "auto"
+    """The small model that some methods train beside the target; auto: small-cnn for colour images
+    unless the target is an MLP, else mlp-128."""
+
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: cuda where there is one."""
 
@@ -119,6 +124,10 @@ class TrainConfig(LearnerConfig):
     def pool_size(self) -> int:
         """Candidates per step."""
         return 10 * self.batch if self.pool is None else self.pool
+
+    def resolved_companion(self, example_shape: tuple[int, ...]) -> str:
+        """The companion model's name, ``auto`` resolved."""
+        return small_model(self.companion_model, self.model, example_shape)
 
     def chosen(self, pool: int) -> int:
         """How many to choose from a pool of this size (the last one of an epoch is short)."""
@@ -187,11 +196,9 @@ class IrreducibleConfig:
     def __post_init__(self) -> None:
         self.training("mlp-128", 1000)
 
-    def resolved_model(self, target_model: str, channels: int) -> str:
+    def resolved_model(self, target_model: str, example_shape: tuple[int, ...]) -> str:
         """The model's name, ``auto`` resolved."""
-        if self.model != "auto":
-            return self.model
-        return "small-cnn" if channels == 3 and not target_model.startswith("mlp") else "mlp-128"
+        return small_model(self.model, target_model, example_shape)
 
     def training(self, model: str, holdout: int) -> TrainConfig:
         """Its training run: every example of the holdout set, shuffled, no selection.
@@ -216,6 +223,14 @@ class IrreducibleConfig:
             seed=self.seed,
             patience=self.patience,
         )
+
+
+def small_model(name: str, target_model: str, example_shape: tuple[int, ...]) -> str:
+    """A small model's name, ``auto`` resolved: what goes with a target model and its inputs."""
+    if name != "auto":
+        return name
+    colour = len(example_shape) == 3 and example_shape[0] == 3
+    return "small-cnn" if colour and not target_model.startswith("mlp") else "mlp-128"
 
 
 def config_hash(*values: Any) -> str:

@@ -132,12 +132,15 @@ def test_the_irreducible_models_batch_fits_its_holdout(batch, holdout, expected)
 
 
 @pytest.mark.parametrize(
-    ("target", "channels", "name"),
-    [("mlp", 3, "mlp-128"), ("resnet18", 3, "small-cnn"), ("resnet18", 1, "mlp-128")],
-)
-def test_auto_is_small(target, channels, name):
-    assert IrreducibleConfig().resolved_model(target, channels) == name
-    assert IrreducibleConfig(model="mlp").resolved_model(target, channels) == "mlp"
+    ("target", "shape", "name"),
+    [("mlp", (3, 32, 32), "mlp-128"), ("resnet18", (3, 32, 32), "small-cnn"),
+     ("resnet18", (1, 28, 28), "mlp-128")],
+)  # fmt: skip
+def test_auto_is_small(target, shape, name):
+    assert IrreducibleConfig().resolved_model(target, shape) == name
+    assert IrreducibleConfig(model="mlp").resolved_model(target, shape) == "mlp"
+    assert TrainConfig(model=target).resolved_companion(shape) == name
+    assert TrainConfig(model=target, companion_model="mlp").resolved_companion(shape) == "mlp"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ALLOWED = {
     "seeds": set(),
     "batch": {"schema"},
     "data": {"schema", "seeds"},
-    "selection": {"schema"},
+    "selection": {"schema", "seeds"},
     "evidence": {"schema", "batch", "seeds"},
     "models": {"schema"},
     "records": {"schema", "version"},

@@ -131,7 +131,8 @@ FILES = ["evaluations.json", "ledger.json", "manifest.json", "model.safetensors"
 @pytest.mark.parametrize(
     ("method", "factory", "shape"),
     [("uniform", dropout, (1, 4, 4)), ("rho-loss", dropout, (1, 4, 4)),
-     ("rho-loss", batchnorm, (3, 6, 6))],
+     ("rho-loss", batchnorm, (3, 6, 6)), ("infobatch", dropout, (1, 4, 4)),
+     ("rs2", batchnorm, (3, 6, 6))],
 )  # fmt: skip
 def test_a_resumed_run_equals_an_unbroken_one(method, factory, shape, at, lab):
     bench = lab(factory, shape, method=method)

@@ -48,7 +48,7 @@ def irreducible_settings(
     splits: Splits, config: IrreducibleConfig, target_model: str
 ) -> dict[str, Any]:
     """Everything that decides what a table holds, as its provenance records it under ``config``."""
-    name = config.resolved_model(target_model, splits.train.store.example_shape[0])
+    name = config.resolved_model(target_model, splits.train.store.example_shape)
     data = asdict(splits.config)
     del data["data_dir"]  # where the files lie does not change what they are
     return {"data": data, "irreducible": asdict(replace(config, model=name))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Literal
 
 from goldiprox.schema import ConfigError
 from goldiprox.selection import functions as score
@@ -11,6 +12,7 @@ from goldiprox.selection.groups import (
     DiverseGradients,
     IrreducibleFilter,
 )
+from goldiprox.selection.plans import InfoBatch, PlanFactory, WholeBatches, pools
 from goldiprox.selection.sampling import (
     ImportanceSampling,
     RankBased,
@@ -18,7 +20,25 @@ from goldiprox.selection.sampling import (
 )
 from goldiprox.selection.selectors import RandomChoice, Selector, TopK
 
-__all__ = ["METHODS", "Method", "method", "register"]
+__all__ = ["METHODS", "CompanionSpec", "Method", "method", "register"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompanionSpec:
+    """A second, small model that a method wants trained beside the learner.
+
+    Attributes:
+        fills: the :class:`~goldiprox.schema.Evidence` field that its losses fill.
+        learns: what it takes a step on after each pool: as many random candidates as are chosen
+            (``pool``), or the chosen ones (``chosen``).
+        pretrained: whether it starts as the irreducible-loss model rather than afresh.
+        lr_factor: its learning rate as a multiple of the learner's.
+    """
+
+    fills: str
+    learns: Literal["pool", "chosen"]
+    pretrained: bool = False
+    lr_factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +52,9 @@ class Method:
         summary: one line for tables.
         source: citation.
         cost: what one step costs beyond the training step, in passes over the pool.
+        plan: which candidates each step draws; shuffled pools unless the method decides for whole
+            epochs.
+        companion: a second model trained beside the learner, where the method needs one.
     """
 
     name: str
@@ -40,16 +63,19 @@ class Method:
     summary: str
     source: str
     cost: str
+    plan: PlanFactory = pools
+    companion: CompanionSpec | None = None
 
     @property
     def needs_forward(self) -> bool:
-        """Whether a scoring pass of the current model is needed."""
-        return bool(self.needs - {"irreducible_B", "targets_B"})
+        """Whether the pool's inputs are needed, for a scoring pass over them."""
+        return self.companion is not None or bool(self.needs - {"irreducible_B", "targets_B"})
 
     @property
     def needs_irreducible(self) -> bool:
         """Whether an irreducible-loss table is needed."""
-        return "irreducible_B" in self.needs
+        own = set() if self.companion is None else {self.companion.fills}
+        return "irreducible_B" in self.needs - own
 
 
 METHODS: dict[str, Method] = {}
@@ -91,7 +117,15 @@ KATHAROPOULOS = "Katharopoulos & Fleuret 2018, arXiv:1803.00942"
 LOSHCHILOV = "Loshchilov & Hutter 2015, arXiv:1511.06343"
 
 
-def _add(name: str, selector: Selector, needs: str, summary: str, source: str, cost: str) -> None:
+def _add(
+    name: str,
+    selector: Selector,
+    needs: str,
+    summary: str,
+    source: str,
+    cost: str,
+    plan: PlanFactory = pools,
+) -> None:
     register(
         Method(
             name=name,
@@ -100,6 +134,7 @@ def _add(name: str, selector: Selector, needs: str, summary: str, source: str, c
             summary=summary,
             source=source,
             cost=cost,
+            plan=plan,
         )
     )
 
@@ -239,4 +274,22 @@ _add(
     "diverse last-layer gradients, chosen greedily",
     "Hong et al. 2024 (DivBS), arXiv:2406.04872",
     FORWARD,
+)
+_add(
+    "rs2",
+    RandomChoice(),
+    "",
+    "a fresh random subset each epoch, none twice before all came once",
+    "Okanovic et al. 2024 (RS2), arXiv:2305.18424",
+    "nothing",
+    plan=WholeBatches,
+)
+_add(
+    "infobatch",
+    RandomChoice(),
+    "",
+    "drops, pass by pass, a random half of what had a loss below the mean, and reweights",
+    "Qin et al. 2024 (InfoBatch), arXiv:2303.04947",
+    "nothing: losses are those of the training steps",
+    plan=InfoBatch,
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from goldiprox.config import TrainConfig
 from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.splits import Examples
 from goldiprox.evidence.flops import flops_per_example
+from goldiprox.evidence.forward import ScoringPass
 from goldiprox.models.registry import build_model, model_factory, parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
@@ -25,8 +26,11 @@ from goldiprox.records.steplog import StepLog, StepRecord
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
+from goldiprox.selection.plans import Course, Draw, PlanFactory
+from goldiprox.training.companion import Companion
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
+from goldiprox.training.hooks import Hook
 from goldiprox.training.optimization import (
     make_optimizer,
     resolve_device,
@@ -111,6 +115,9 @@ def train(
     irreducible: ScoreTable | None = None,
     factory: Factory | None = None,
     keep_best: bool = False,
+    hooks: Sequence[Hook] = (),
+    plan: PlanFactory | None = None,
+    companion: nn.Module | None = None,
     checkpoint: CheckpointEvery | None = None,
     report: Report | None = None,
 ) -> Trained:
@@ -124,6 +131,10 @@ def train(
         irreducible: table for methods that need one.
         factory: the model's factory, if not looked up by ``config.model``.
         keep_best: end with the weights that had the lowest evaluation loss.
+        hooks: told of every step and epoch.
+        plan: which candidates each step draws, instead of the method's own plan.
+        companion: the model trained beside the learner, for methods that want one that is trained
+            already; its weights are changed.
         checkpoint: how often to save an unfinished run.
         report: told of progress.
 
@@ -135,7 +146,17 @@ def train(
         NonFinite: if a loss or score becomes NaN or infinite; the last checkpoint is kept.
         CheckpointError: if the folder holds another run or a damaged checkpoint.
     """
-    loop = Loop(config, task, folder, irreducible, factory, keep_best)
+    loop = Loop(
+        config,
+        task,
+        folder=folder,
+        irreducible=irreducible,
+        factory=factory,
+        keep_best=keep_best,
+        hooks=hooks,
+        plan=plan,
+        companion=companion,
+    )
     if folder is not None:
         assert manifest is not None
         folder.open({**manifest, "model": loop.describe()})
@@ -152,15 +173,20 @@ class Loop:
         self,
         config: TrainConfig,
         task: Task,
+        *,
         folder: RunFolder | None = None,
         irreducible: ScoreTable | None = None,
         factory: Factory | None = None,
         keep_best: bool = False,
+        hooks: Sequence[Hook] = (),
+        plan: PlanFactory | None = None,
+        companion: nn.Module | None = None,
     ) -> None:
         self.config = config
         self.task = task
         self.folder = folder
         self.keep_best = keep_best
+        self.hooks = tuple(hooks)
         self.per_epoch = config.steps_per_epoch(len(task.train))
         self.total = config.total_steps(len(task.train))
         self.device = resolve_device(config.device)
@@ -190,11 +216,44 @@ class Loop:
         self.step = 0
         self.examples = 0
         self._corrupted_N = task.train.corrupted_N
-        self._epoch = -1
-        self._order_N = torch.empty(0, dtype=torch.int64)
         self._require_batches_that_normalise()
         few = self.feeder(task.train, torch.arange(min(8, len(task.train))))
         self._flops = flops_per_example(self.model, few)
+        self.plan = (plan or self.chooser.method.plan)(
+            Course(
+                ids_N=task.train.ids_N,
+                pool=config.pool_size,
+                batch=config.batch,
+                steps=self.total,
+                seed=config.seed,
+            )
+        )
+        self.companion = self._make_companion(companion, few)
+
+    def _make_companion(self, model: nn.Module | None, few: Batch) -> Companion | None:
+        spec = self.chooser.method.companion
+        if spec is None:
+            return None
+        if model is None:
+            if spec.pretrained:
+                raise ConfigError(
+                    f'method "{self.config.method}" goes on training the irreducible-loss model; '
+                    "give it as companion=..."
+                )
+            name = self.config.resolved_companion(self.task.train.store.example_shape)
+            model = build_model(
+                model_factory(name),
+                self.task.train.store.example_shape,
+                self.task.num_classes,
+                derive_seed(self.config.seed, "companion weights"),
+            )
+        model = self.feeder.place(model)
+        scoring = ScoringPass(
+            model,
+            precision=resolve_precision(self.config.scoring_precision, self.device),
+            micro_batch=self.config.scoring_micro_batch,
+        )
+        return Companion(model, spec, self.config, scoring, flops_per_example(model, few))
 
     def _require_batches_that_normalise(self) -> None:
         """Find out now, not at the end of the first epoch, if a batch of one cannot be trained on.
@@ -229,6 +288,8 @@ class Loop:
         with torch.random.fork_rng(devices):
             torch.manual_seed(derive_seed(self.config.seed, "dropout"))
             self._restore()
+            for hook in self.hooks:
+                hook.started(self)
             self._steps(checkpoint, report)
         return self._finish()
 
@@ -255,68 +316,80 @@ class Loop:
     def one_step(self) -> None:
         """Draw a pool, choose from it, train on what was chosen."""
         config, clock = self.config, self.clock
-        epoch, number = divmod(self.step, self.per_epoch)
-        size = config.pool_size
-        positions_B = self._epoch_order(epoch)[number * size : (number + 1) * size]
-        k = config.chosen(positions_B.numel())
+        draw = self.plan.draw(self.step)
+        positions_B = draw.positions_B
+        size = positions_B.numel()
         # Drawn for the whole pool even where only the chosen part is loaded, so that every method
         # sees the same augmented image of the same candidate.
         augmentation = None
         if self.task.preprocess.augments:
             generator = stream(config.seed, "augmentation", self.step)
-            augmentation = self.task.preprocess.draw(positions_B.numel(), generator)
+            augmentation = self.task.preprocess.draw(size, generator)
         lr = config.learning_rate(self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        forward, training = self._flops
-        if self.chooser.method.needs_forward:
-            with clock("loading", examples=positions_B.numel()):
-                pool_batch = self.feeder(self.task.train, positions_B, augmentation)
-            with clock(
-                "scoring", examples=positions_B.numel(), flops=forward * positions_B.numel()
-            ):
-                selection = self._select(pool_batch, k)
-                batch = take(pool_batch, selection.positions_k)
+        pool: Batch = None
+        if draw.chosen is None and self.chooser.method.needs_forward:
+            with clock("loading", examples=size):
+                pool = self.feeder(self.task.train, positions_B, augmentation)
+            with clock("scoring", examples=size, flops=self._scoring_flops(size)):
+                selection = self._select(pool, draw)
+                batch = take(pool, selection.positions_k)
         else:
             with clock("scoring", examples=0):
-                data = self.task.train
-                # Labels too: a method may need them and still no forward pass.
-                pool = {ID: data.ids_N[positions_B], "labels": data.targets_N[positions_B]}
-                selection = self._select(pool, k)
-            with clock("loading", examples=k):
+                selection = draw.chosen or self._select_unseen(draw)
+            with clock("loading", examples=len(selection)):
                 chosen = selection.positions_k
                 part = None if augmentation is None else augmentation[chosen]
                 batch = self.feeder(self.task.train, positions_B[chosen], part)
-        with clock("training", examples=k, flops=training * k):
+        k = len(selection)
+        with clock("training", examples=k, flops=self._flops[1] * k):
             weights_k = selection.weights_k.to(self.device) if selection.weighted else None
             loss_k, logits_kC = training_step(self.model, self.optimizer, batch, weights_k, config)
-        self.log.add(
-            StepRecord(
-                step=self.step,
-                epoch=epoch,
-                lr=lr,
-                selection=selection,
-                pool_size=positions_B.numel(),
-                loss_k=loss_k,
-                logits_kC=logits_kC,
-                targets_k=batch[2],
-            )
+        if self.companion is not None:
+            with clock("scoring", flops=self.companion.flops[1] * k):
+                self.companion.learn(pool, batch, self.step, lr)
+        record = StepRecord(
+            step=self.step,
+            epoch=self.step // self.per_epoch,
+            lr=lr,
+            selection=selection,
+            pool_size=size,
+            loss_k=loss_k,
+            logits_kC=logits_kC,
+            targets_k=batch[2],
         )
+        self.plan.observe(draw, selection, loss_k)
+        self.log.add(record)
         self.step += 1
         self.examples += k
+        for hook in self.hooks:
+            hook.stepped(self, record)
+            if self.step % self.per_epoch == 0:
+                hook.epoch_ended(self, self.step // self.per_epoch)
 
-    def _select(self, pool: Batch, k: int) -> Selection:
+    def _scoring_flops(self, size: int) -> float:
+        forward = self._flops[0] + (self.companion.flops[0] if self.companion else 0.0)
+        return forward * size
+
+    def _select(self, pool: Batch, draw: Draw) -> Selection:
+        known = None if self.companion is None else self.companion.score(pool)
         try:
-            return self.chooser.select(pool, k)
+            selection = self.chooser.select(pool, draw.k, known)
         except NonFinite as error:
             raise NonFinite(f"step {self.step}: {error}") from error
+        if draw.weights_B is None:
+            return selection
+        weights_k = draw.weights_B[selection.positions_k]
+        return replace(selection, weights_k=weights_k, weighted=True)
 
-    def _epoch_order(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            generator = stream(self.config.seed, "order", epoch)
-            self._order_N = torch.randperm(len(self.task.train), generator=generator)
-            self._epoch = epoch
-        return self._order_N
+    def _select_unseen(self, draw: Draw) -> Selection:
+        """Choose by ids and labels only; nothing is loaded."""
+        data = self.task.train
+        # Labels too: a method may need them and still no forward pass.
+        positions_B = draw.positions_B
+        pool = {ID: data.ids_N[positions_B], "labels": data.targets_N[positions_B]}
+        return self._select(pool, draw)
 
     def _evaluation_is_due(self) -> bool:
         every = self.config.evaluate_every or self.per_epoch
@@ -376,6 +449,9 @@ class Loop:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "chooser": self.chooser.state_dict(),
+                "plan": self.plan.state_dict(),
+                "companion": None if self.companion is None else self.companion.state_dict(),
+                "hooks": [hook.state_dict() for hook in self.hooks],
                 "evaluations": [asdict(e) for e in self.evaluations],
                 "ledger": self.ledger.to_json(),
                 "best": self.best,
@@ -405,6 +481,11 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.chooser.load_state_dict(state["chooser"])
+        self.plan.load_state_dict(state["plan"])
+        if self.companion is not None:
+            self.companion.load_state_dict(state["companion"])
+        for hook, kept in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(kept)
         self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
         self.ledger = Ledger.from_json(state["ledger"])
         self.clock = Clock(self.device, self.ledger)

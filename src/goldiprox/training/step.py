@@ -6,7 +6,7 @@ of one's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import Method, method
+from goldiprox.selection.plans import pools
 from goldiprox.selection.selectors import StatefulSelector
 
 __all__ = ["Chooser", "Chosen"]
@@ -112,7 +113,13 @@ class Chooser:
         Raises:
             NonFinite: if a score is NaN or infinite; the message names the ids.
             TableError: if the irreducible-loss table lacks an id.
+            ConfigError: if the method decides for whole epochs rather than for each pool.
         """
+        if self.method.plan is not pools:
+            raise ConfigError(
+                f'method "{self.method.name}" decides for whole epochs, not for each pool: use '
+                "goldiprox train, or draw your batches from its plan (goldiprox.selection.plans)"
+            )
         selection = self.select(batch)
         return Chosen(
             batch=take(batch, selection.positions_k),
@@ -120,20 +127,22 @@ class Chooser:
             selection=selection,
         )
 
-    def select(self, batch: Batch, k: int | None = None) -> Selection:
+    def select(
+        self, batch: Batch, k: int | None = None, known: Mapping[str, Tensor] | None = None
+    ) -> Selection:
         """Choose positions only; a method that needs no scoring pass accepts ``(ids,)``.
 
         Args:
             batch: the pool.
             k: how many; ``share`` of the pool unless given.
+            known: evidence fields that are known already.
         """
         ids_B = ids_of(batch)
         if k is None:
             # The tolerance keeps 0.1 x 320 at 32 where 0.1 is a little below a tenth.
             k = max(1, int(ids_B.numel() * self.share + 1e-6)) if ids_B.numel() else 0
-        known: dict[str, Tensor] = {}
         if self._irreducible is not None:
-            known["irreducible_B"] = self._lookup(ids_B)
+            known = {**(known or {}), "irreducible_B": self._lookup(ids_B)}
         samples = "mc_log_probs_KBC" in self.method.needs
         seed = derive_seed(self._seed, "dropout samples", self.step) if samples else 0
         evidence = self._scoring(batch, self.method.needs, known=known, seed=seed)
