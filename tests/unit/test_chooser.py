@@ -215,6 +215,6 @@ def test_a_loss_of_ones_own_decides(model, data):
 
 @pytest.mark.parametrize("name", ["rs2", "infobatch"])
 def test_methods_that_decide_for_whole_epochs_are_refused(name):
-    choose = Chooser(nn.Linear(2, 2), name)
+    choose = goldiprox.Chooser(nn.Linear(2, 2), name)
     with pytest.raises(ConfigError, match=f'"{name}" decides for whole epochs'):
         choose((torch.arange(4), torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)))
