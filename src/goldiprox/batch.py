@@ -3,6 +3,7 @@
 Ids travel inside the batch from the data set to the log, so no prefetching loader can mix them up.
 
 * tuple or list: ``(ids_B, inputs, targets_B, ...)``, as :func:`goldiprox.with_ids` makes them;
+  ``inputs`` may be a dict of tensors, the model's named inputs;
 * dict: ``{"id": ids_B, "labels": targets_B, ...}``, everything else being the model's inputs.
 """
 
@@ -113,7 +114,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def default_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Run a classifier on a batch: ``model(inputs)`` for tuples, ``model(**inputs)`` for dicts.
+    """Run a classifier on a batch: ``model(inputs)``, or ``model(**inputs)`` if they have names.
 
     Returns:
         logits_BC; an output with a ``logits`` attribute (transformers' models) is unwrapped.
@@ -122,10 +123,10 @@ def default_logits(model: nn.Module, batch: Batch) -> Tensor:
         DataError: if the model returns something else.
     """
     if isinstance(batch, Mapping):
-        inputs = {k: v for k, v in batch.items() if k != ID and k not in TARGET_KEYS}
-        output = model(**inputs)
+        inputs: Any = {k: v for k, v in batch.items() if k != ID and k not in TARGET_KEYS}
     else:
-        output = model(batch[1])
+        inputs = batch[1]
+    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise DataError(

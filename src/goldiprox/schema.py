@@ -11,6 +11,7 @@ letter  meaning
 ``C``   classes
 ``D``   features
 ``K``   Monte-Carlo samples
+``L``   tokens of a batch's longest text
 ``H W`` image height and width; ``BCHW`` is a batch of images (here ``C`` is channels)
 ====== =====================================================================
 

@@ -16,6 +16,7 @@ from goldiprox.batch import (
     require_targets,
     take,
     targets_of,
+    to_device,
 )
 from goldiprox.schema import DataError
 
@@ -129,3 +130,15 @@ def test_losses_are_per_example_and_float32():
     ]
     assert torch.allclose(loss_B.double(), torch.tensor(by_hand).double(), atol=1e-6)
     assert not torch.allclose(loss_B, F.cross_entropy(INPUTS, TARGETS).expand(5))
+
+
+def test_a_tuple_may_carry_a_dict_of_named_inputs():
+    batch = (IDS, {"x": INPUTS, "scale": torch.tensor(2.0)}, TARGETS)
+    assert torch.equal(default_logits(Net(), batch), INPUTS * 2)
+    ids, inputs, targets = take(batch, torch.tensor([3, 1]))
+    assert (ids.tolist(), targets.tolist()) == ([40, 30], [0, 1])
+    assert torch.equal(inputs["x"], INPUTS[[3, 1]])
+    parts = list(micro_batches(batch, 2))
+    assert torch.equal(torch.cat([part[1]["x"] for part in parts]), INPUTS)
+    moved = to_device(batch, torch.device("meta"))
+    assert moved[1]["x"].device.type == "meta"

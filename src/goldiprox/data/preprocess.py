@@ -1,15 +1,24 @@
-"""From raw uint8 images to what a model takes: augmentation, conversion, normalisation."""
+"""From raw inputs to what a model takes; for images augmentation, conversion, normalisation."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Augmentation", "ImagePreprocessor"]
+from goldiprox.schema import DataError
+
+if TYPE_CHECKING:
+    from goldiprox.data.store import Store
+
+__all__ = ["Augmentation", "ImagePreprocessor", "ModelInputs", "Preprocess", "Source"]
+
+ModelInputs = Tensor | dict[str, Tensor]
+"""One batch as a model takes it: ``model(inputs)``, or ``model(**inputs)`` for a dict."""
 
 CHUNK = 128  # images per chunk when measuring means: bounds memory, not speed
 CACHED = 128  # images worked on at a time on the CPU, so that all passes hit its cache
@@ -36,6 +45,54 @@ class Augmentation:
         return Augmentation(
             dy_B=self.dy_B[positions], dx_B=self.dx_B[positions], flip_B=self.flip_B[positions]
         )
+
+
+class Source(Protocol):
+    """What batches are fetched from by row: a store, or what :meth:`Preprocess.prepare` made."""
+
+    def fetch(self, rows_B: Tensor) -> Any:
+        """The raw examples of these rows, in this order; repeats are allowed."""
+        ...
+
+
+@runtime_checkable
+class Preprocess(Protocol):
+    """What stands between a store and a model, whatever the examples are."""
+
+    @property
+    def augments(self) -> bool:
+        """Whether :meth:`draw` draws anything."""
+        ...
+
+    def prepare(self, store: Store) -> Source:
+        """What batches are fetched from; what need be done but once is done here, and kept."""
+        ...
+
+    def draw(self, count: int, generator: torch.Generator) -> Augmentation | None:
+        """Draw the augmentation of ``count`` examples, on the CPU; None where there is none."""
+        ...
+
+    def __call__(
+        self,
+        raw: Any,
+        augmentation: Augmentation | None = None,
+        *,
+        device: torch.device | str | None = None,
+    ) -> ModelInputs:
+        """Make a model's inputs from what the prepared source fetched."""
+        ...
+
+    def input_shape(self, store: Store) -> tuple[int, ...]:
+        """What a model's factory is told of one example."""
+        ...
+
+    def without_augmentation(self) -> Preprocess:
+        """The same with nothing drawn at random."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """For the records: values that JSON can hold."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +157,23 @@ class ImagePreprocessor:
         """The same conversion and normalisation with neither crop nor flip."""
         return replace(self, crop_padding=0, flip=False)
 
+    def prepare(self, store: Store) -> Store:
+        """The store itself: images are augmented anew every time, so nothing is done once."""
+        return store
+
+    def input_shape(self, store: Store) -> tuple[int, ...]:
+        """Channels, height and width."""
+        return store.example_shape
+
+    def describe(self) -> dict[str, Any]:
+        """Means, deviations and augmentation."""
+        return {
+            "mean": list(self.mean_C),
+            "std": list(self.std_C),
+            "crop_padding": self.crop_padding,
+            "flip": self.flip,
+        }
+
     def draw(self, count: int, generator: torch.Generator) -> Augmentation | None:
         """Draw the augmentation of ``count`` examples, on the CPU.
 
@@ -118,7 +192,7 @@ class ImagePreprocessor:
 
     def __call__(
         self,
-        raw: Tensor,
+        raw: Any,
         augmentation: Augmentation | None = None,
         *,
         device: torch.device | str | None = None,
@@ -135,7 +209,10 @@ class ImagePreprocessor:
 
         Raises:
             ValueError: if the augmentation was drawn for another number of images.
+            DataError: if these are no images.
         """
+        if not isinstance(raw, Tensor):
+            raise DataError(f"expected images, got {type(raw).__name__}")
         if augmentation is not None and len(augmentation) != len(raw):
             raise ValueError(f"augmentation drawn for {len(augmentation)} images, given {len(raw)}")
         if device is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goldiprox.data.examples import Examples
 from goldiprox.data.noise import LabelNoise, corrupt_uniform, duplicate
-from goldiprox.data.preprocess import ImagePreprocessor
+from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.store import Dataset
 from goldiprox.schema import ConfigError
 from goldiprox.seeds import stream
@@ -98,7 +98,7 @@ class Splits:
     validation: Examples
     test: Examples
     config: DataConfig
-    preprocess: ImagePreprocessor
+    preprocess: Preprocess
     num_classes: int
 
     @cached_property
@@ -133,12 +133,7 @@ class Splits:
                 "original_may_be_redrawn": self.config.redraw_original,
                 "wrong": {name: int(part.corrupted_N.sum()) for name, part in parts.items()},
             },
-            "preprocess": {
-                "mean": list(self.preprocess.mean_C),
-                "std": list(self.preprocess.std_C),
-                "crop_padding": self.preprocess.crop_padding,
-                "flip": self.preprocess.flip,
-            },
+            "preprocess": self.preprocess.describe(),
         }
 
 

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from goldiprox.data.preprocess import ImagePreprocessor
+from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
 from goldiprox.schema import DataError
 
 __all__ = ["Dataset", "ImageStore", "Inputs", "Store", "fingerprint", "make_dataset"]
 
-Inputs = Tensor | dict[str, Tensor]
-"""One batch of raw inputs: a tensor, or named tensors as text models take them."""
+Inputs = Tensor | dict[str, Tensor] | list[str]
+"""One batch of raw inputs: a tensor, named tensors, or texts."""
 
 
 @runtime_checkable
@@ -122,7 +122,7 @@ class Dataset:
     test_rows: Tensor
     class_names: tuple[str, ...]
     fingerprint: str
-    preprocess: ImagePreprocessor
+    preprocess: Preprocess
     source: str
 
     def __len__(self) -> int:

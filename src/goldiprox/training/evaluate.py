@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goldiprox.data.splits import Examples
+from goldiprox.batch import default_logits
+from goldiprox.data.examples import Examples
 from goldiprox.evidence.forward import Precision, autocast, scoring_mode
 from goldiprox.training.feed import Feeder
 
@@ -56,8 +57,8 @@ def evaluate(
     with torch.no_grad(), scoring_mode(model, "running"), autocast(feeder.device, precision):
         for start in range(0, len(examples), EVALUATION_BATCH):
             positions_B = torch.arange(start, min(start + EVALUATION_BATCH, len(examples)))
-            _, images, targets_B = feeder(examples, positions_B)
-            logits_BC = model(images).float()
+            batch = feeder(examples, positions_B)
+            logits_BC, targets_B = default_logits(model, batch).float(), batch[2]
             losses.append(F.cross_entropy(logits_BC, targets_B, reduction="none"))
             correct.append(logits_BC.argmax(1) == targets_B)
     return Evaluated(loss_N=torch.cat(losses).cpu(), correct_N=torch.cat(correct).cpu())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from goldiprox.batch import ID, Batch, default_logits, take
 from goldiprox.config import TrainConfig
-from goldiprox.data.preprocess import ImagePreprocessor
+from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.splits import Examples
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.evidence.forward import ScoringPass
@@ -54,7 +54,7 @@ class Task:
 
     train: Examples
     evaluation: Examples
-    preprocess: ImagePreprocessor
+    preprocess: Preprocess
     num_classes: int
 
 
