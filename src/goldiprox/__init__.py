@@ -16,6 +16,7 @@ from goldiprox.precompute.irreducible import irreducible_losses
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import Evidence, GoldiproxError, Selection
 from goldiprox.selection.methods import METHODS, Method, register
+from goldiprox.selection.own import method
 from goldiprox.training.step import Chooser, Chosen
 from goldiprox.version import __version__
 
@@ -30,6 +31,7 @@ __all__ = [
     "Selection",
     "__version__",
     "irreducible_losses",
+    "method",
     "register",
     "with_ids",
 ]

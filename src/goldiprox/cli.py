@@ -20,7 +20,7 @@ from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.data.datasets import load
 from goldiprox.data.splits import DataConfig, Splits, make_splits
 from goldiprox.records.tables import ScoreTable
-from goldiprox.report.methods import methods_table
+from goldiprox.report.methods import methods_table, variants_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
 from goldiprox.schema import GoldiproxError
 from goldiprox.training.loop import CheckpointEvery, Report
@@ -180,7 +180,10 @@ def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = Non
 def _methods() -> None:
     """List every selection method: what it chooses, what it needs, what it costs, its source."""
     console = Console()
-    (console if console.is_terminal else Console(width=140)).print(methods_table())
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(methods_table())
+    console.print(variants_table())
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -95,7 +95,8 @@ class TrainConfig(LearnerConfig):
     """Settings of one training run."""
 
     method: str = "rho-loss"
-    """How examples are chosen from each pool; goldiprox methods lists them."""
+    """How examples are chosen from each pool; goldiprox methods lists them and their variants. One
+    of your own is package.module:name."""
 
     batch: int = 32
     """Examples trained on per step."""
@@ -247,8 +248,8 @@ class CompareConfig(LearnerConfig):
     """Settings of a comparison."""
 
     methods: tuple[str, ...] = ("uniform", "uniform-full", "loss", "irreducible", "rho-loss")
-    """Methods to compare, separated by commas. uniform-full is uniform on everything: training
-    and holdout data."""
+    """Methods to compare, separated by commas; goldiprox methods lists them and their variants.
+    uniform-full is uniform on everything: training and holdout data."""
 
     seeds: int = 3
     """Runs per method. Seed n has the same initial weights and the same pools for every method."""

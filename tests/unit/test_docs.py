@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from goldiprox.cli import COMMANDS
 from goldiprox.models.vision import VISION_MODELS
+from goldiprox.schema import Evidence
 from goldiprox.selection.methods import METHODS
+from goldiprox.selection.variants import MODIFIERS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,10 +79,43 @@ def test_readme_example_runs_and_trains_on_a_tenth() -> None:
     assert not torch.equal(model[1].weight, before)
 
 
+@pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example programs can be imported; what they register is forgotten."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "examples"), *sys.path])
+    before = dict(METHODS)
+    yield
+    for name in set(METHODS) - set(before):
+        del METHODS[name]
+
+
+@pytest.mark.usefixtures("examples")
 def test_example_program_learns() -> None:
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        import own_loop
-    finally:
-        sys.path.pop(0)
+    import own_loop
+
     assert own_loop.main(epochs=2) > 0.6
+
+
+@pytest.mark.usefixtures("examples")
+def test_example_of_ones_own_method_learns_and_has_variants() -> None:
+    import own_method
+
+    assert own_method.main() > 0.7
+    assert own_method.main("margin@gumbel=0.5") > 0.7
+
+
+def test_the_methods_page_lists_every_variant_and_its_code_runs() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `@([a-z-]+)` \|", page, re.MULTILINE)) == set(MODIFIERS)
+    code = page.partition("# mine.py\n")[2].partition("\nIt is compared")[0]
+    names: dict[str, Any] = {}
+    try:
+        exec(textwrap.dedent(code), names)
+        log_probs = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]]).log()
+        evidence = Evidence(
+            ids_B=torch.arange(2), targets_B=torch.tensor([0, 1]), log_probs_BC=log_probs
+        )
+        found = names["margin"].score(evidence)
+        assert torch.allclose(found, torch.tensor([0.2 / 0.7, 0.7 / 0.2]).log())
+    finally:
+        METHODS.pop("margin", None)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import sys
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from goldiprox.models.vision import VISION_MODELS, Factory, Shape
+from goldiprox.names import import_named
 from goldiprox.schema import ConfigError
 
 __all__ = ["build_model", "factory_name", "model_factory", "parameter_count"]
@@ -35,20 +33,10 @@ def model_factory(name: str) -> Factory:
             f'unknown model "{name}"{hint}; known: {", ".join(VISION_MODELS)}, '
             "or a factory of your own as package.module:factory"
         )
-    module_name, _, attribute = name.partition(":")
-    # A module beside the user, as `python -m` would find it.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise ConfigError(f'cannot import model "{name}": {error}') from error
-    except AttributeError as error:
-        raise ConfigError(f'model "{name}": module {module_name} has no {attribute}') from error
+    found = import_named(name, "model")
     if not callable(found):
         raise ConfigError(f'model "{name}" is not callable; name a function or a class')
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def factory_name(factory: Factory) -> str:

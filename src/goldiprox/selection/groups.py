@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence, Selection
 from goldiprox.selection.functions import ScoreFunction
-from goldiprox.selection.selectors import Selector, keyed_uniform, require_finite, score_all, top_k
+from goldiprox.selection.sampling import perturbed
+from goldiprox.selection.selectors import (
+    Selector,
+    StatefulSelector,
+    keyed_uniform,
+    require_finite,
+    score_all,
+    top_k,
+)
 
 __all__ = ["ClassBalanced", "DiverseGradients", "IrreducibleFilter", "Stratified", "round_robin"]
 
@@ -45,15 +54,24 @@ def round_robin(groups_B: Tensor, scores_B: Tensor, ids_B: Tensor, k: int) -> Te
 
 @dataclass(frozen=True)
 class ClassBalanced:
-    """Choose the highest scores of every class in turn, as evenly as the pool allows."""
+    """Choose the highest scores of every class in turn, as evenly as the pool allows.
+
+    Attributes:
+        score: what is chosen by within a class.
+        temperature: if given, a class's candidates are drawn without replacement, in proportion to
+            exp(score / temperature), instead of taken from the top.
+    """
 
     score: ScoreFunction
+    temperature: float | None = None
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs labels."""
-        del generator
         scores_B = score_all(self.score, evidence)
-        positions_k = round_robin(evidence.need("targets_B"), scores_B, evidence.ids_B, k)
+        order_B = scores_B
+        if self.temperature is not None:
+            order_B = perturbed(scores_B, self.temperature, evidence.ids_B, generator)
+        positions_k = round_robin(evidence.need("targets_B"), order_B, evidence.ids_B, k)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
 
 
@@ -101,6 +119,20 @@ class IrreducibleFilter:
                 f"implausible is {self.implausible}; it is a probability between 0 and 1"
             )
 
+    def start(self) -> IrreducibleFilter:
+        """A copy for a new run; the other selector may have a memory."""
+        inner = self.selector
+        return replace(self, selector=inner.start()) if _remembers(inner) else self
+
+    def state_dict(self) -> dict[str, Any]:
+        """The other selector's, for checkpoints."""
+        return self.selector.state_dict() if _remembers(self.selector) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if _remembers(self.selector):
+            self.selector.load_state_dict(state)
+
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs irreducible losses and what the other selector needs."""
         if not 0 <= k <= len(evidence):
@@ -112,7 +144,12 @@ class IrreducibleFilter:
         if kept.numel() < k:
             kept = top_k(-losses_B, evidence.ids_B, k)
         chosen = self.selector(evidence.at(kept), k, generator)
-        return Selection.of(evidence.ids_B, kept[chosen.positions_k], chosen.weights_k)
+        weights_k = chosen.weights_k if chosen.weighted else None
+        return Selection.of(evidence.ids_B, kept[chosen.positions_k], weights_k)
+
+
+def _remembers(selector: Selector) -> TypeGuard[StatefulSelector]:
+    return isinstance(selector, StatefulSelector)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from goldiprox.names import import_named
 from goldiprox.schema import ConfigError
 from goldiprox.selection import functions as score
+from goldiprox.selection.functions import ScoreFunction
 from goldiprox.selection.groups import (
     DiverseGradients,
     IrreducibleFilter,
@@ -19,6 +22,7 @@ from goldiprox.selection.sampling import (
     SoftWeights,
 )
 from goldiprox.selection.selectors import RandomChoice, Selector, TopK
+from goldiprox.selection.variants import MODIFIERS, split_name, vary
 
 __all__ = ["METHODS", "CompanionSpec", "Method", "method", "register"]
 
@@ -67,6 +71,11 @@ class Method:
     companion: CompanionSpec | None = None
 
     @property
+    def score(self) -> ScoreFunction | None:
+        """The score that it chooses the highest of; None if it chooses in another way."""
+        return self.selector.score if isinstance(self.selector, TopK) else None
+
+    @property
     def needs_forward(self) -> bool:
         """Whether the pool's inputs are needed, for a scoring pass over them."""
         return self.companion is not None or bool(self.needs - {"irreducible_B", "targets_B"})
@@ -98,14 +107,59 @@ def register(entry: Method) -> Method:
 def method(name: str) -> Method:
     """Look a method up.
 
+    Args:
+        name: a name from METHODS, or ``package.module:name`` for one of the user's own; behind it
+            modifiers, as in ``rho-loss@gumbel=0.5`` (see :mod:`goldiprox.selection.variants`).
+
     Raises:
-        ConfigError: if it is unknown; the message lists the known ones.
+        ConfigError: if it is unknown or a variant impossible; the message lists the known ones.
     """
+    base, modifiers = split_name(name)
+    entry = _import(base) if ":" in base else _known(base)
+    return _varied(entry, modifiers, name) if modifiers else entry
+
+
+def _known(name: str) -> Method:
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
         hint = f' (did you mean "{close[0]}"?)' if close else ""
-        raise ConfigError(f'unknown method "{name}"{hint}; known: {", ".join(METHODS)}')
+        raise ConfigError(
+            f'unknown method "{name}"{hint}; known: {", ".join(METHODS)}, or one of your own as '
+            "package.module:name"
+        )
     return METHODS[name]
+
+
+def _import(name: str) -> Method:
+    found = import_named(name, "method")
+    if not isinstance(found, Method):
+        raise ConfigError(
+            f'method "{name}" is a {type(found).__name__}; make it a method with the decorator '
+            "@goldiprox.method(...), or name a goldiprox.Method"
+        )
+    return replace(found, name=name)  # so that records say where it came from
+
+
+def _varied(entry: Method, modifiers: Mapping[str, float | None], name: str) -> Method:
+    """A variant of a method: the same but for how it chooses."""
+    if entry.plan is not pools:
+        raise ConfigError(
+            f'method "{name}": {entry.name} decides for whole epochs, not for each pool, so nothing '
+            "is left for a variant to change; use it as it is"
+        )
+    chosen = [MODIFIERS[key] for key in modifiers]
+    needs = entry.needs.union(*(modifier.needs for modifier in chosen))
+    cost = entry.cost
+    if "irreducible_B" in needs - entry.needs:
+        cost += f"; {TABLE}"
+    return replace(
+        entry,
+        name=name,
+        selector=vary(entry.selector, modifiers, name),
+        needs=needs,
+        summary="; ".join([entry.summary, *(modifier.summary for modifier in chosen)]),
+        cost=cost,
+    )
 
 
 FORWARD = "1 forward over the pool"

@@ -23,6 +23,7 @@ __all__ = [
     "SoftWeights",
     "draw_with_replacement",
     "gumbel_top_k",
+    "perturbed",
 ]
 
 
@@ -42,8 +43,22 @@ def gumbel_top_k(
 
     Source: Kool et al. 2019 (arXiv:1903.06059), the Gumbel top-k trick.
     """
+    return top_k(perturbed(log_weights_B, 1.0, ids_B, generator), ids_B, k)
+
+
+def perturbed(
+    scores_B: Tensor, temperature: float, ids_B: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Scores over a temperature plus Gumbel noise: float64; their order is the order of drawing.
+
+    Args:
+        scores_B: logarithms of weights at temperature 1, up to a constant.
+        temperature: the higher, the more random.
+        ids_B: int64 ids.
+        generator: a CPU generator.
+    """
     gumbel_B = -(-keyed_uniform(ids_B, generator).log()).log()
-    return top_k(log_weights_B.double() + gumbel_B, ids_B, k)
+    return scores_B.double() / temperature + gumbel_B
 
 
 def draw_with_replacement(
@@ -89,8 +104,8 @@ class GumbelTopK:
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""
         scores_B = score_all(self.score, evidence)
-        weights_B = scores_B / self.temperature
-        positions_k = gumbel_top_k(weights_B, evidence.ids_B, k, generator)
+        noisy_B = perturbed(scores_B, self.temperature, evidence.ids_B, generator)
+        positions_k = top_k(noisy_B, evidence.ids_B, k)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
 
 

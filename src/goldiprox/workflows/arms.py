@@ -31,6 +31,11 @@ class Arm:
     method: Method
     full: bool = False
 
+    @property
+    def folder(self) -> str:
+        """The name as part of a file name: no colon, which some file systems refuse."""
+        return self.name.replace(":", "--")
+
     def task(self, splits: Splits) -> Task:
         """What it trains on; every arm is evaluated on the same clean test set."""
         return Task(

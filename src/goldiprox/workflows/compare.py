@@ -188,7 +188,7 @@ def _plan(
         for entry in arms:
             for batch in config.batch:
                 run = config.run(entry.method.name, batch, seed)
-                name = f"{entry.name}-{seed}"
+                name = f"{entry.folder}-{seed}"
                 if costs is not None:
                     assert config.seconds is not None
                     before = _paid_before(entry, table, costs)
@@ -205,7 +205,7 @@ def _plan(
                         schedule="one-cycle",
                         evaluate_every=math.ceil(steps / EVALUATIONS_IN_BUDGET),
                     )
-                    name = f"{entry.name}-b{batch}-{seed}"
+                    name = f"{entry.folder}-b{batch}-{seed}"
                 runs.append(_Run(arm=entry, config=run, folder=RunFolder(out / "runs" / name)))
     return runs
 

@@ -1,0 +1,105 @@
+"""A method of the user's own, by one decorator."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import Any
+
+from goldiprox.schema import ConfigError, Evidence
+from goldiprox.selection.methods import METHODS, Method, register
+from goldiprox.selection.selectors import Selector, StatefulSelector, TopK
+
+__all__ = ["method"]
+
+_MADE_BY: dict[str, tuple[str, str]] = {}
+"""Module and name of the function behind each decorated method."""
+
+FIELDS = frozenset(field.name for field in fields(Evidence)) - {"ids_B"}
+
+
+def method(
+    name: str,
+    *,
+    needs: str | Iterable[str] = (),
+    summary: str | None = None,
+    source: str = "of the user's own",
+    cost: str = "not stated",
+) -> Callable[[Callable[..., Any]], Method]:
+    """Make a selection method of a function, and register it by name.
+
+    A function of one argument is a score, ``Evidence -> scores_B``, of which the highest are
+    chosen; it has all variants (``my-method@gumbel``). A function of three arguments,
+    ``(evidence, k, generator) -> Selection``, chooses itself. A class is called for an instance.
+
+    Example::
+
+        @goldiprox.method("learnable", needs="loss_B irreducible_B", source="me, 2026")
+        def learnable(evidence):
+            return evidence.loss_B.exp() - evidence.irreducible_B.exp()
+
+        choose = goldiprox.Chooser(model, "learnable", irreducible="il.parquet")
+
+    In a module ``mine.py`` beside the user it is ``--methods mine:learnable`` for ``compare``.
+
+    Args:
+        name: of the method, hyphenated.
+        needs: the fields of :class:`~goldiprox.schema.Evidence` that it reads.
+        summary: one line for tables; the first line of the docstring unless given.
+        source: citation.
+        cost: what one step costs beyond the training step.
+
+    Returns:
+        A decorator that returns the :class:`~goldiprox.selection.methods.Method`.
+
+    Raises:
+        ConfigError: if the name is taken or impossible, a field unknown, or the function of
+            another form. Decorating the same function again (in a notebook) replaces it.
+    """
+    wanted = frozenset(needs.split() if isinstance(needs, str) else needs)
+    unknown = sorted(wanted - FIELDS)
+    if unknown:
+        raise ConfigError(
+            f'method "{name}" needs {", ".join(unknown)}, which Evidence does not have; it has: '
+            f"{', '.join(sorted(FIELDS))}"
+        )
+    if not name or set(name) & set("@:=,/ "):
+        raise ConfigError(f'"{name}" cannot name a method; use letters, digits and hyphens')
+
+    def decorate(function: Callable[..., Any]) -> Method:
+        origin = (function.__module__, function.__qualname__)
+        if _MADE_BY.get(name) == origin:
+            METHODS.pop(name, None)
+        first_line = (inspect.getdoc(function) or "").partition("\n")[0]
+        entry = register(
+            Method(
+                name=name,
+                selector=_selector(name, function),
+                needs=wanted,
+                summary=summary or first_line or "of the user's own",
+                source=source,
+                cost=cost,
+            )
+        )
+        _MADE_BY[name] = origin
+        return entry
+
+    return decorate
+
+
+def _selector(name: str, function: Callable[..., Any]) -> Selector:
+    made: Any = function() if inspect.isclass(function) else function
+    if isinstance(made, StatefulSelector):
+        return made
+    parameters = inspect.signature(made).parameters.values()
+    taken = sum(parameter.default is parameter.empty for parameter in parameters)
+    if taken == 1:
+        return TopK(made)
+    if taken == 3:
+        selector: Selector = made
+        return selector
+    raise ConfigError(
+        f'method "{name}" is made of a function with {taken} arguments; a score takes one '
+        "(evidence), a selector three (evidence, k, generator)"
+    )
