@@ -144,8 +144,8 @@ def _varied(entry: Method, modifiers: Mapping[str, float | None], name: str) -> 
     """A variant of a method: the same but for how it chooses."""
     if entry.plan is not pools:
         raise ConfigError(
-            f'method "{name}": {entry.name} decides for whole epochs, not for each pool, so nothing '
-            "is left for a variant to change; use it as it is"
+            f'method "{name}": {entry.name} decides for whole epochs, not for each pool, so a '
+            "variant could change nothing; use it as it is"
         )
     chosen = [MODIFIERS[key] for key in modifiers]
     needs = entry.needs.union(*(modifier.needs for modifier in chosen))
