@@ -19,13 +19,14 @@ from tyro.conf import OmitArgPrefixes as Flat
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.data.datasets import load
 from goldiprox.data.splits import DataConfig, Splits, make_splits
-from goldiprox.records.tables import ScoreTable
+from goldiprox.precompute.given import table_from_model, table_from_values
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.report.methods import methods_table, variants_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
-from goldiprox.schema import GoldiproxError
+from goldiprox.schema import ConfigError, GoldiproxError
 from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.workflows.compare import compare
-from goldiprox.workflows.irreducible import make_irreducible
+from goldiprox.workflows.irreducible import make_irreducible, take_irreducible
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.report import report_runs
 from goldiprox.workflows.train import train_one
@@ -132,8 +133,7 @@ def _train(
             progress=shown,
             checkpoint=keeping.every(),
         )
-    for name, value in result.items():
-        print(f"{name:>22}  {value}")
+    _told(result)
     _wrote(out)
 
 
@@ -143,14 +143,43 @@ def _irreducible(
     keeping: Flat[_Keeping],
     out: Path,
     target_model: str = "mlp",
+    weights: str | None = None,
+    values: Path | None = None,
+    id_column: str = "id",
+    value_column: str = IRREDUCIBLE_LOSS,
 ) -> None:
     """Train the irreducible-loss model on the holdout set and score every training example.
+
+    With --weights or --values nothing is trained: the losses come from a model or a file of yours.
 
     Args:
         out: The table to write, such as il.parquet; its run is kept beside it in il.parquet.run.
         target_model: The model that the table is for; decides what --model auto means.
+        weights: Score with --model and these weights of your own (safetensors, or a state dict
+            written by torch.save); the word factory where the factory returns a trained model.
+        values: Take the losses from this CSV or Parquet file.
+        id_column: Its column of ids: rows of the data set.
+        value_column: Its column of losses, in nats.
     """
     splits = _splits(data)
+    if weights is not None and values is not None:
+        raise ConfigError("--weights and --values exclude each other: say where losses come from")
+    if weights is not None or values is not None:
+        if values is not None:
+            table = table_from_values(
+                splits, values, id_column=id_column, value_column=value_column
+            )
+        else:
+            table = table_from_model(
+                splits,
+                settings.resolved_model(target_model, splits.train.store.example_shape[0]),
+                None if weights == "factory" else Path(str(weights)),
+                device=settings.device,
+                seed=settings.seed,
+            )
+        _told(take_irreducible(table, splits, out))
+        _wrote(out)
+        return
     with _Shown() as shown:
         result = make_irreducible(
             splits,
@@ -160,8 +189,7 @@ def _irreducible(
             progress=shown,
             checkpoint=keeping.every(),
         )
-    for name, value in result.items():
-        print(f"{name:>22}  {value}")
+    _told(result)
     _wrote(out)
 
 
@@ -241,6 +269,11 @@ def _print_comparison(comparison: dict[str, Any]) -> None:
     console.print(terminal_table(comparison))
     for line in verdict_lines(comparison):
         console.print(line, highlight=False)
+
+
+def _told(result: dict[str, Any]) -> None:
+    for name, value in result.items():
+        print(f"{name:>22}  {value}")
 
 
 def _wrote(path: Path) -> None:

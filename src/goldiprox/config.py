@@ -170,8 +170,16 @@ class IrreducibleConfig:
     model: str = "auto"
     """Its model; auto: small-cnn for colour images unless the target is an MLP, else mlp-128."""
 
+    members: int = 1
+    """How many models to train, with seeds of their own; their predicted probabilities are
+    averaged. More than one is a deep ensemble: closer to the theory, as many times the cost."""
+
     epochs: int = 20
     """At most this many passes over the holdout set."""
+
+    steps: int | None = None
+    """Training steps; overrides --epochs. Few of them make a weaker model on purpose, to see how
+    good it has to be; --patience still stops it earlier."""
 
     patience: int = 1
     """Stop after this many epochs without a lower loss on the held-out validation part."""
@@ -195,18 +203,20 @@ class IrreducibleConfig:
     """Seed of its initial weights and of the order of its data."""
 
     def __post_init__(self) -> None:
+        _at_least_one("members", self.members)
         self.training("mlp-128", 1000)
 
     def resolved_model(self, target_model: str, example_shape: tuple[int, ...]) -> str:
         """The model's name, ``auto`` resolved."""
         return small_model(self.model, target_model, example_shape)
 
-    def training(self, model: str, holdout: int) -> TrainConfig:
+    def training(self, model: str, holdout: int, member: int = 0) -> TrainConfig:
         """Its training run: every example of the holdout set, shuffled, no selection.
 
         Args:
             model: the model's name, ``auto`` resolved.
             holdout: size of the holdout set.
+            member: which model of several; each has a seed of its own.
         """
         batch = min(
             holdout, max(32, min(512, holdout // 100)) if self.batch is None else self.batch
@@ -217,11 +227,12 @@ class IrreducibleConfig:
             batch=batch,
             pool=batch,
             epochs=self.epochs,
+            steps=self.steps,
             lr=self.lr,
             weight_decay=self.weight_decay,
             precision=self.precision,
             device=self.device,
-            seed=self.seed,
+            seed=self.seed + member,
             patience=self.patience,
         )
 

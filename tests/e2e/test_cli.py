@@ -316,6 +316,34 @@ def test_a_table_of_other_settings_is_not_handed_out_again(
     assert il_table.read_bytes() == before
 
 
+def test_a_table_of_ones_own_numbers_or_weights_is_used(
+    il_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = ScoreTable.read(il_table)
+    plain = tmp_path / "plain.csv"
+    rows = zip(table.ids_N.tolist(), table.columns[IRREDUCIBLE_LOSS].tolist(), strict=True)
+    plain.write_text("row,nats\n" + "".join(f"{i},{v!r}\n" for i, v in rows))
+    out = tmp_path / "numbers.parquet"
+    columns = ["--id-column", "row", "--value-column", "nats"]
+    run("irreducible", "digits", "--values", plain, *columns, "--out", out)
+    weights = f"{il_table}.run/model.safetensors"
+    scored = tmp_path / "scored.parquet"
+    given = ["irreducible", "digits", "--model", "mlp-128", "--weights", weights]
+    run(*given, "--out", scored)
+    for path in (out, scored):
+        found = ScoreTable.read(path)
+        losses = dict(zip(found.ids_N, found.columns[IRREDUCIBLE_LOSS], strict=True))
+        expected = dict(zip(table.ids_N, table.columns[IRREDUCIBLE_LOSS], strict=True))
+        assert losses == pytest.approx(expected, rel=1e-5)
+        short = ["train", "digits", *SMALL, "--epochs", 1, "--irreducible", path]
+        run(*short, "--out", tmp_path / f"run-{path.stem}")
+    run(*given, "--out", scored)  # the same again is no other table
+    line = fails(capsys, "irreducible", "digits", "--values", plain, *columns, "--out", scored)
+    assert "other settings" in line
+    line = fails(capsys, *given, "--values", plain, "--out", tmp_path / "both.parquet")
+    assert "exclude each other" in line
+
+
 def test_irreducible_table_is_used_and_charged(il_table: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(

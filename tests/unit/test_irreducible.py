@@ -15,6 +15,7 @@ import goldiprox
 from goldiprox.config import IrreducibleConfig
 from goldiprox.data.examples import Examples
 from goldiprox.precompute.irreducible import (
+    average_loss,
     irreducible_cost,
     irreducible_losses,
     irreducible_table,
@@ -173,7 +174,7 @@ def test_an_interrupted_model_is_resumed_to_the_same_table(splits, tmp_path):
     folder = RunFolder(tmp_path / "il")
     settings = {"folder": folder, "factory": net, "checkpoint": CheckpointEvery(steps=3)}
     with pytest.raises(Stop):
-        irreducible_table(splits, QUICK, report=stop, **settings)
+        irreducible_table(splits, QUICK, report=lambda name: stop, **settings)
     again = irreducible_table(splits, QUICK, **settings)
     assert np.array_equal(again.columns[IRREDUCIBLE_LOSS], whole.columns[IRREDUCIBLE_LOSS])
     assert again.provenance["best"] == whole.provenance["best"]
@@ -284,3 +285,63 @@ def test_an_example_that_comes_twice_is_refused():
     batch = (torch.tensor([3, 3]), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(TableError, match=r"more than once \(first: 3\)"):
         irreducible_losses(nn.Linear(4, 2), [batch])
+
+
+THREE = dataclasses.replace(QUICK, epochs=3, members=3)
+
+
+def test_several_models_average_their_probabilities(splits):
+    joint = irreducible_table(splits, THREE, factory=net)
+    seeds = range(THREE.seed, THREE.seed + 3)
+    single = [
+        irreducible_table(splits, dataclasses.replace(THREE, members=1, seed=s), factory=net)
+        for s in seeds
+    ]
+    probability = [0.0] * len(splits.train)
+    for table in single:
+        for i, loss in enumerate(table.columns[IRREDUCIBLE_LOSS].tolist()):
+            probability[i] += math.exp(-loss) / 3
+    expected = [-math.log(p) for p in probability]
+    found = joint.columns[IRREDUCIBLE_LOSS]
+    assert np.allclose(found, expected, atol=1e-5)
+    mean_loss = np.mean([t.columns[IRREDUCIBLE_LOSS] for t in single], axis=0)
+    assert (found <= mean_loss + 1e-6).all()
+    assert (found < mean_loss - 1e-3).any(), "the fixture's models must differ"
+    parts = [irreducible_cost(t).total() for t in single]
+    assert irreducible_cost(joint).total().flops == pytest.approx(sum(p.flops for p in parts))
+    assert [m["name"] for m in joint.provenance["models"]] == ["member-0", "member-1", "member-2"]
+    assert len({m["weights_digest"] for m in joint.provenance["models"]}) == 3
+
+
+def test_averaging_does_not_overflow_at_large_losses():
+    """exp(-800) is zero in float64: the sum has to be taken in logarithms."""
+    low, high = np.float32([800.0, 0.5]), np.float32([900.0, 900.0])
+    assert average_loss([low, high]) == pytest.approx([800 + math.log(2), 0.5 + math.log(2)])
+
+
+def test_a_model_that_was_finished_before_is_not_trained_again(splits, tmp_path):
+    folder = RunFolder(tmp_path / "il")
+    whole = irreducible_table(splits, THREE, factory=net, folder=folder)
+    before = {p: p.stat().st_mtime_ns for p in folder.path.glob("*/model.safetensors")}
+    assert len(before) == 3
+    (folder.path / "member-1" / "result.json").unlink()
+    told = []
+
+    def report(name):
+        told.append(name)
+        return lambda *_: None
+
+    again = irreducible_table(splits, THREE, factory=net, folder=folder, report=report)
+    assert told == ["member-1"]
+    assert np.array_equal(again.columns[IRREDUCIBLE_LOSS], whole.columns[IRREDUCIBLE_LOSS])
+    after = {p: p.stat().st_mtime_ns for p in before}
+    assert [p.parent.name for p in before if after[p] != before[p]] == ["member-1"]
+    flops = [irreducible_cost(t).total().flops for t in (whole, again)]
+    assert flops[0] == pytest.approx(flops[1])
+
+
+def test_fewer_steps_make_a_weaker_model(splits):
+    few = irreducible_table(splits, dataclasses.replace(QUICK, steps=3), factory=net).provenance
+    many = irreducible_table(splits, QUICK, factory=net).provenance
+    assert few["training_steps"] == 3 < many["training_steps"]
+    assert few["best"]["loss"] > many["best"]["loss"]

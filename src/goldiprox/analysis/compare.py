@@ -367,7 +367,7 @@ def _describe_irreducible(runs: list[RunRecord]) -> dict[str, Any] | None:
     if run is None:
         return None
     provenance = run.manifest["irreducible"]
-    keys = ("model", "best", "epochs_trained", "training_steps", "holdout", "config_hash")
+    keys = ("model", "made_by", "models", "best", "config_hash")
     known = {key: provenance.get(key) for key in keys}
     return {**known, "seconds": run.irreducible_seconds, "flops": run.paid_before["flops"]}
 

@@ -1,47 +1,92 @@
 """Irreducible losses: train a small model on the holdout set, score the training set once.
 
 Nothing here is special: ordinary training, the checkpoint with the lowest held-out loss, one
-scoring pass, one table (Mindermann et al. 2022, section 3 and appendix B).
+scoring pass, one table (Mindermann et al. 2022, section 3 and appendix B). Where there are several
+models, each scores only examples that it was not trained on, and the table is put together by id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from goldiprox.batch import Batch, default_logits, to_device
-from goldiprox.config import IrreducibleConfig, config_hash
+from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass, device_of
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import Clock, Ledger
-from goldiprox.records.runs import RunFolder, versions
+from goldiprox.records.runs import RunFolder, versions, weights_bytes
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
-from goldiprox.training.loop import CheckpointEvery, Report, Task, Trained, train
+from goldiprox.training.loop import (
+    CheckpointEvery,
+    Evaluation,
+    Loop,
+    Report,
+    Task,
+    Trained,
+    train,
+)
 from goldiprox.training.optimization import resolve_device
 
 __all__ = [
+    "Part",
+    "average_loss",
     "irreducible_cost",
     "irreducible_losses",
     "irreducible_settings",
     "irreducible_table",
+    "model_folder",
+    "parts_of",
     "require_fitting",
+    "score_examples",
+    "table_facts",
+    "trained_names",
 ]
 
 REMEDY = "make it for this data with: goldiprox irreducible {name} --out il.parquet"
 
+Losses = npt.NDArray[np.float32]
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Scored:
-    table: ScoreTable
-    ledger: Ledger
+class Part:
+    """What one irreducible-loss model is trained on, and what it then scores.
+
+    Attributes:
+        name: empty where there is only one part.
+        task: the examples trained on, and those on which the best checkpoint is chosen.
+        scored: whose losses the table takes from this model.
+    """
+
+    name: str
+    task: Task
+    scored: Examples
+
+
+def parts_of(splits: Splits) -> list[Part]:
+    """Who is trained on what: one model on the holdout set."""
+
+    def part(name: str, holdout: Examples, validation: Examples, scored: Examples) -> Part:
+        task = Task(
+            train=holdout,
+            evaluation=validation,
+            preprocess=splits.preprocess,
+            num_classes=splits.num_classes,
+        )
+        return Part(name=name, task=task, scored=scored)
+
+    return [part("", splits.holdout, splits.validation, splits.train)]
 
 
 def irreducible_settings(
@@ -62,59 +107,124 @@ def irreducible_table(
     folder: RunFolder | None = None,
     factory: Factory | None = None,
     checkpoint: CheckpointEvery | None = None,
-    report: Report | None = None,
+    report: Callable[[str], Report] | None = None,
 ) -> ScoreTable:
-    """Train the irreducible-loss model on the holdout set and score every training example.
+    """Train the irreducible-loss model or models and score every training example.
 
     Args:
-        splits: the data; the checkpoint is chosen on ``splits.validation``, never on the test set.
+        splits: the data; checkpoints are chosen on held-out examples, never on the test set.
         config: settings.
         target_model: the model that will be trained with the table; decides what ``auto`` means.
-        folder: where the model's own run is kept, so that it can be resumed; None keeps nothing.
+        folder: where the models' own runs are kept, so that they can be resumed; None keeps
+            nothing. See :func:`model_folder`.
         factory: the model's factory, if not looked up by name.
         checkpoint: how often to save an unfinished run.
-        report: told of progress.
+        report: called with the name of each model, ``""`` where there is only one; what it
+            returns is told of that model's progress.
 
     Returns:
         A table with the column ``irreducible_loss`` (nats, evaluation mode, un-augmented, float32)
-        for every id of ``splits.train``, and its provenance, costs included.
+        for every id of ``splits.train``, and its provenance, costs included. With several members
+        it is the loss of their mean prediction, see :func:`average_loss`.
     """
     run = irreducible_settings(splits, config, target_model)
     name = run["irreducible"]["model"]
-    settings = config.training(name, len(splits.holdout))
-    trained = train(
-        settings,
-        Task(
-            train=splits.holdout,
-            evaluation=splits.validation,
-            preprocess=splits.preprocess,
-            num_classes=splits.num_classes,
-        ),
-        folder=folder,
-        manifest={"config": run, "config_hash": config_hash(run), "data": splits.describe()},
-        factory=factory,
-        keep_best=True,
-        checkpoint=checkpoint,
-        report=report,
-    )
-    scored = _score(trained, splits.train, splits, settings.device)
-    best = min(trained.evaluations, key=lambda e: e.loss)
+    ledger = Ledger()
+    models: list[dict[str, Any]] = []
+    scored: list[tuple[Tensor, Losses]] = []
+    for part in parts_of(splits):
+        losses_KN: list[Losses] = []
+        for member in range(config.members):
+            title = _title(part.name, member, config.members)
+            settings = config.training(name, len(part.task.train), member)
+            body = {**run, "trained": title} if title else run
+            manifest = {
+                "config": body,
+                "config_hash": config_hash(body),
+                "data": splits.describe(),
+            }
+            home = None if folder is None else model_folder(folder, title)
+            if home is not None and home.finished:
+                trained = _trained_before(home, manifest, settings, part.task, factory)
+            else:
+                trained = train(
+                    settings,
+                    part.task,
+                    folder=home,
+                    manifest=manifest,
+                    factory=factory,
+                    keep_best=True,
+                    checkpoint=checkpoint,
+                    report=None if report is None else report(title),
+                )
+            _charge_training(ledger, trained)
+            losses_KN.append(_score(trained, part.scored, splits, settings.device, ledger))
+            models.append(_describe(title, part, trained))
+        scored.append((part.scored.ids_N, average_loss(losses_KN)))
     provenance = {
+        **table_facts(splits),
+        "config": run,
+        "config_hash": config_hash(run),
+        "model": name,
+        **_over_all(models),
+        "models": models,
+        "ledger": ledger.to_json(),
+    }
+    return ScoreTable(
+        ids_N=torch.cat([ids_N for ids_N, _ in scored]).numpy(),
+        columns={IRREDUCIBLE_LOSS: np.concatenate([losses_N for _, losses_N in scored])},
+        provenance=provenance,
+    )
+
+
+def table_facts(splits: Splits) -> dict[str, Any]:
+    """What every irreducible-loss table says of the data and labels it belongs to."""
+    return {
         "kind": "irreducible-loss",
         "dataset": splits.dataset.name,
         "fingerprint": splits.dataset.fingerprint,
         "label_digest": splits.train.label_digest(),
-        "config": run,
-        "config_hash": config_hash(run),
-        "model": name,
-        "holdout": {"examples": len(splits.holdout), "validation": len(splits.validation)},
-        "best": {"epoch": best.epoch, "loss": best.loss, "accuracy": best.accuracy},
-        "epochs_trained": trained.evaluations[-1].epoch,
-        "training_steps": trained.steps,
-        "ledger": scored.ledger.to_json(),
         "versions": versions(),
     }
-    return replace(scored.table, provenance=provenance)
+
+
+def average_loss(losses_KN: Sequence[Losses]) -> Losses:
+    """The loss of several models together: of their mean probability, not the mean of their losses.
+
+    The irreducible loss stands for -log p(y | x, holdout set), where the posterior predictive
+    averages *probabilities* over models (Mindermann et al. 2022, equation 7; their gold standard
+    is a deep ensemble). The mean of the losses is never lower (Jensen), and a single member that is
+    confidently wrong would decide it.
+
+    Args:
+        losses_KN: each model's cross-entropies of the same N examples, nats.
+
+    Returns:
+        -log of the mean over models of exp(-loss), nats, float32; of one model, its own losses.
+    """
+    if len(losses_KN) == 1:
+        return losses_KN[0]
+    stacked_KN = np.stack(losses_KN).astype(np.float64)
+    joint_N = math.log(len(losses_KN)) - np.logaddexp.reduce(-stacked_KN, axis=0)
+    return np.asarray(joint_N, dtype=np.float32)
+
+
+def trained_names(splits: Splits, config: IrreducibleConfig) -> list[tuple[str, Part]]:
+    """Every model that :func:`irreducible_table` trains: its name and its part of the data."""
+    return [
+        (_title(part.name, member, config.members), part)
+        for part in parts_of(splits)
+        for member in range(config.members)
+    ]
+
+
+def model_folder(folder: RunFolder, name: str) -> RunFolder:
+    """The run folder of one of the models: the folder itself where there is only one."""
+    return RunFolder(folder.path / name)
+
+
+def _title(part: str, member: int, members: int) -> str:
+    return "-".join(filter(None, [part, f"member-{member}" if members > 1 else ""]))
 
 
 def irreducible_losses(
@@ -177,27 +287,95 @@ def require_fitting(table: ScoreTable, splits: Splits) -> None:
     table.require(remedy, label_digest=splits.train.label_digest())
 
 
-def _score(trained: Trained, examples: Examples, splits: Splits, device_name: str) -> _Scored:
-    """One pass in evaluation mode, un-augmented, in float32."""
-    device = resolve_device(device_name)
-    feeder = Feeder.of(trained.model, splits.preprocess, device)
-    ledger = Ledger()
-    # All that training cost, its validation included: without that there is no best checkpoint.
-    spent = trained.ledger.total(("loading", "scoring", "training", "evaluation"))
-    ledger.add("irreducible-training", replace(spent, steps=trained.steps))
-    ledger.phases["irreducible-training"].examples = trained.ledger.phases["training"].examples
-    clock = Clock(device, ledger)
-    evaluation = trained.ledger.phases["evaluation"]
-    forward_flops = evaluation.flops / max(1, evaluation.examples)
-    with clock("irreducible-scoring", examples=len(examples), flops=forward_flops * len(examples)):
-        found = evaluate(trained.model, examples, feeder)
+def score_examples(
+    model: nn.Module, examples: Examples, feeder: Feeder, ledger: Ledger, *, flops: float
+) -> Losses:
+    """Every example's loss: one pass in evaluation mode, un-augmented, in float32.
+
+    Args:
+        model: on the feeder's device.
+        examples: whose losses.
+        feeder: makes the batches.
+        ledger: charged with the pass, as ``irreducible-scoring``.
+        flops: what one example's forward pass costs.
+
+    Returns:
+        losses_N in nats, in the examples' order.
+    """
+    clock = Clock(feeder.device, ledger)
+    count = len(examples)
+    with clock("irreducible-scoring", examples=count, flops=flops * count):
+        found = evaluate(model, examples, feeder)
     clock.settle()
-    ledger.peak_memory_bytes = max(ledger.peak_memory_bytes, trained.ledger.peak_memory_bytes)
-    return _Scored(
-        table=ScoreTable(
-            ids_N=examples.ids_N.numpy(),
-            columns={IRREDUCIBLE_LOSS: found.loss_N.numpy()},
-            provenance={},
-        ),
-        ledger=ledger,
+    losses_N: Losses = found.loss_N.numpy()
+    return losses_N
+
+
+def _score(
+    trained: Trained, examples: Examples, splits: Splits, device: str, ledger: Ledger
+) -> Losses:
+    feeder = Feeder.of(trained.model, splits.preprocess, resolve_device(device))
+    evaluation = trained.ledger.phases["evaluation"]
+    flops = evaluation.flops / max(1, evaluation.examples)
+    return score_examples(trained.model, examples, feeder, ledger, flops=flops)
+
+
+def _trained_before(
+    folder: RunFolder,
+    manifest: dict[str, Any],
+    config: TrainConfig,
+    task: Task,
+    factory: Factory | None,
+) -> Trained:
+    """A model that an interrupted job had finished, so that several need not start over."""
+    folder.open(manifest)  # refuses another model's folder
+    loop = Loop(config, task, factory=factory)
+    loop.model.load_state_dict(folder.load_weights("model"))
+    return Trained(
+        model=loop.model,
+        evaluations=[Evaluation(**found) for found in folder.evaluations()],
+        ledger=Ledger.from_json(folder.ledger()),
+        steps=folder.result()["steps"],
     )
+
+
+def _charge_training(ledger: Ledger, trained: Trained) -> None:
+    """All that training cost, its validation included: without that there is no best checkpoint."""
+    spent = trained.ledger.total(("loading", "scoring", "training", "evaluation"))
+    examples = trained.ledger.phases["training"].examples
+    ledger.add("irreducible-training", replace(spent, steps=trained.steps, examples=examples))
+    ledger.peak_memory_bytes = max(ledger.peak_memory_bytes, trained.ledger.peak_memory_bytes)
+
+
+def _describe(title: str, part: Part, trained: Trained) -> dict[str, Any]:
+    """One model, for the provenance."""
+    best = min(trained.evaluations, key=lambda e: e.loss)
+    weights = weights_bytes(trained.model.state_dict())
+    return {
+        "name": title,
+        "trained_on": len(part.task.train),
+        "validated_on": len(part.task.evaluation),
+        "scored": len(part.scored),
+        "best": {"epoch": best.epoch, "loss": best.loss, "accuracy": best.accuracy},
+        "epochs_trained": trained.evaluations[-1].epoch,
+        "evaluations": len(trained.evaluations),
+        "training_steps": trained.steps,
+        "weights_digest": hashlib.sha256(weights).hexdigest(),
+    }
+
+
+def _over_all(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same facts of all the models together: sums of what was done, means of how good."""
+
+    def mean(key: str) -> float:
+        return sum(float(model["best"][key]) for model in models) / len(models)
+
+    return {
+        "holdout": {
+            "examples": sum(model["trained_on"] for model in models),
+            "validation": sum(model["validated_on"] for model in models),
+        },
+        "best": {key: mean(key) for key in ("epoch", "loss", "accuracy")},
+        "epochs_trained": sum(model["epochs_trained"] for model in models) / len(models),
+        "training_steps": sum(model["training_steps"] for model in models),
+    }

@@ -32,7 +32,7 @@ from goldiprox.records.files import read_json, sha256_of, whole_file, write_json
 from goldiprox.schema import CheckpointError
 from goldiprox.version import __version__
 
-__all__ = ["RunFolder", "versions"]
+__all__ = ["RunFolder", "versions", "weights_bytes"]
 
 FORMAT = 1
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})-([0-9a-f]{16})\.pt")
@@ -48,6 +48,14 @@ def versions() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def weights_bytes(weights: dict[str, Tensor]) -> bytes:
+    """A state dict in the safetensors format; its SHA-256 is what records call weights digest."""
+    # Cloned: safetensors refuses tensors that share memory (tied weights).
+    return save_safetensors(
+        {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -140,10 +148,8 @@ class RunFolder:
 
     def save_weights(self, name: str, weights: dict[str, Tensor]) -> None:
         """Write a state dict as ``<name>.safetensors``."""
-        # Cloned: safetensors refuses tensors that share memory (tied weights).
-        whole = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
         with whole_file(self.path / f"{name}.safetensors") as temporary:
-            temporary.write_bytes(save_safetensors(whole))
+            temporary.write_bytes(weights_bytes(weights))
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
         """Read ``<name>.safetensors``.

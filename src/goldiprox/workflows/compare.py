@@ -16,7 +16,7 @@ from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
-from goldiprox.precompute.irreducible import require_fitting
+from goldiprox.precompute.irreducible import parts_of, require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder, first_difference
@@ -24,7 +24,7 @@ from goldiprox.records.tables import ScoreTable
 from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.evaluate import evaluate
-from goldiprox.training.loop import CheckpointEvery, Loop, Task, train
+from goldiprox.training.loop import CheckpointEvery, Loop, train
 from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.workflows.arms import Arm, arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
@@ -238,8 +238,8 @@ def _paid_before(entry: Arm, table: ScoreTable | None, costs: dict[str, float]) 
     if IRREDUCIBLE_STEP not in costs:
         return ledger.total(("irreducible-training", "irreducible-scoring")).seconds
     training = ledger.phases["irreducible-training"]
-    holdout = table.provenance["holdout"]
-    passes = holdout["validation"] * table.provenance["epochs_trained"]
+    models = table.provenance["models"]
+    passes = sum(model["validated_on"] * model["evaluations"] for model in models)
     passes += ledger.phases["irreducible-scoring"].examples
     return float(training.steps * costs[IRREDUCIBLE_STEP] + passes / 1000 * costs[IRREDUCIBLE_PASS])
 
@@ -265,15 +265,10 @@ def _calibrate(
             run = config.run(entry.method.name, batch, 0)
             loop = Loop(run, entry.task(splits), irreducible=table, factory=factory)
             kinds[_kind(entry, batch)] = loop.one_step
-    if table is not None and "config" in table.provenance and (out / "irreducible").exists():
-        settings = irreducible.training(table.provenance["model"], len(splits.holdout))
-        holdout = Task(
-            train=splits.holdout,
-            evaluation=splits.validation,
-            preprocess=splits.preprocess,
-            num_classes=splits.num_classes,
-        )
-        small = Loop(settings, holdout)
+    if table is not None and (out / "irreducible").exists():
+        first = parts_of(splits)[0].task  # under halves both models are alike
+        settings = irreducible.training(table.provenance["model"], len(first.train))
+        small = Loop(settings, first)
         kinds[IRREDUCIBLE_STEP] = small.one_step
         some = splits.train.select(torch.arange(min(1000, len(splits.train))))
         kinds[IRREDUCIBLE_PASS] = lambda: evaluate(small.model, some, small.feeder)

@@ -14,12 +14,12 @@ from goldiprox.precompute.irreducible import (
     require_fitting,
 )
 from goldiprox.records.runs import RunFolder, first_difference
-from goldiprox.records.tables import ScoreTable
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import TableError
-from goldiprox.training.loop import CheckpointEvery
+from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.workflows.progress import Progress
 
-__all__ = ["irreducible_for", "make_irreducible"]
+__all__ = ["irreducible_for", "make_irreducible", "take_irreducible"]
 
 
 def make_irreducible(
@@ -49,15 +49,45 @@ def make_irreducible(
         progress=progress or Progress(),
         checkpoint=checkpoint,
     )
-    best = table.provenance["best"]
+    told = {"model": table.provenance["model"]}
+    for model in table.provenance["models"]:
+        best, name = model["best"], f"{model['name']}: " if model["name"] else ""
+        told[f"{name}trained on"] = (
+            f"{model['trained_on']:,} examples, {model['epochs_trained']:g} epochs"
+        )
+        told[f"{name}best checkpoint"] = (
+            f"epoch {best['epoch']:g}: held-out loss {best['loss']:.4f} nats, "
+            f"accuracy {best['accuracy']:.1%}"
+        )
+    return {**told, **_scored(table)}
+
+
+def take_irreducible(table: ScoreTable, splits: Splits, out: Path) -> dict[str, Any]:
+    """Write a table that was not trained here, and refuse to write over another one.
+
+    Args:
+        table: from :mod:`goldiprox.precompute.given`.
+        splits: the data it must fit.
+        out: where to write it.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        TableError: if it does not fit, or ``out`` holds something else.
+    """
+    require_fitting(table, splits)
+    if out.exists():
+        _require_same(ScoreTable.read(out), table.provenance["config"], out)
+    table.write(out)
+    return {"made by": table.provenance["made_by"], **_scored(table)}
+
+
+def _scored(table: ScoreTable) -> dict[str, Any]:
+    losses = table.columns[IRREDUCIBLE_LOSS]
     cost = irreducible_cost(table).total()
     return {
-        "model": table.provenance["model"],
-        "trained on": f"{table.provenance['holdout']['examples']:,} holdout examples, "
-        f"{table.provenance['epochs_trained']:g} epochs",
-        "best checkpoint": f"epoch {best['epoch']:g}: held-out loss {best['loss']:.4f} nats, "
-        f"accuracy {best['accuracy']:.1%}",
-        "scored": f"{len(table):,} examples",
+        "scored": f"{len(table):,} examples, mean {losses.mean():.4f} nats",
         "cost": f"{cost.seconds:.1f} s, {cost.flops:.3g} FLOPs",
     }
 
@@ -80,21 +110,29 @@ def irreducible_for(
     if path.exists():
         table = ScoreTable.read(path)
         require_fitting(table, splits)
-        wanted = irreducible_settings(splits, config, target_model)
-        found = table.provenance.get("config")
-        if found != wanted:  # or another model's losses would be handed out under this one's name
-            raise TableError(
-                f"score table {path} was made with other settings "
-                f"({first_difference(found, wanted)}); choose another --out, or delete it"
-            )
+        _require_same(table, irreducible_settings(splits, config, target_model), path)
         return table
+
+    def stage(name: str) -> Report:
+        return progress.stage(f"irreducible-loss model{f', {name}' if name else ''}")
+
     table = irreducible_table(
         splits,
         config,
         target_model=target_model,
         folder=folder,
         checkpoint=checkpoint,
-        report=progress.stage("irreducible-loss model"),
+        report=stage,
     )
     table.write(path)
     return table
+
+
+def _require_same(table: ScoreTable, wanted: dict[str, Any], path: Path) -> None:
+    """Or another model's losses would be handed out under this one's name."""
+    found = table.provenance.get("config")
+    if found != wanted:
+        raise TableError(
+            f"score table {path} was made with other settings "
+            f"({first_difference(found, wanted)}); choose another --out, or delete it"
+        )

@@ -1,0 +1,198 @@
+"""Irreducible losses that were not trained here: from a model of one's own, or plain numbers."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from goldiprox.config import config_hash
+from goldiprox.data.splits import Splits
+from goldiprox.evidence.flops import flops_per_example
+from goldiprox.models.registry import build_model, factory_name, model_factory
+from goldiprox.models.vision import Factory
+from goldiprox.precompute.irreducible import score_examples, table_facts
+from goldiprox.records.files import sha256_of
+from goldiprox.records.ledger import Ledger
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.schema import ConfigError, TableError
+from goldiprox.training.feed import Feeder
+from goldiprox.training.optimization import resolve_device
+
+__all__ = ["table_from_model", "table_from_values"]
+
+
+def table_from_model(
+    splits: Splits,
+    model: str | Factory,
+    weights: Path | None,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+) -> ScoreTable:
+    """Score the training set with a model that was trained elsewhere.
+
+    What it was trained on is the user's to know: losses of examples that it has seen are not
+    irreducible losses.
+
+    Args:
+        splits: the data.
+        model: a name or factory, called with the shape of one example and the number of classes.
+        weights: its state dict, a safetensors file or one written by ``torch.save``; None where
+            the factory returns a trained model.
+        device: where it scores.
+        seed: of the weights that the factory draws, if none are loaded.
+
+    Returns:
+        A table whose provenance names the model and its weights' digest. Only the scoring pass is
+        in its ledger: what training cost elsewhere is not known here.
+
+    Raises:
+        ConfigError: if the model is unknown, or the weights are absent, damaged or another
+            model's.
+    """
+    name = model if isinstance(model, str) else factory_name(model)
+    factory = model_factory(model) if isinstance(model, str) else model
+    net = build_model(factory, splits.train.store.example_shape, splits.num_classes, seed)
+    if weights is not None:
+        _load(net, weights, name)
+    feeder = Feeder.of(net, splits.preprocess, resolve_device(device))
+    net = feeder.place(net).eval()
+    few = feeder(splits.train, torch.arange(min(8, len(splits.train))))
+    ledger = Ledger()
+    losses_N = score_examples(
+        net, splits.train, feeder, ledger, flops=flops_per_example(net, few)[0]
+    )
+    digest = None if weights is None else sha256_of(weights)
+    config = {"model": name, "weights": digest, "seed": seed if weights is None else None}
+    return ScoreTable(
+        ids_N=splits.train.ids_N.numpy(),
+        columns={IRREDUCIBLE_LOSS: losses_N},
+        provenance={
+            **table_facts(splits),
+            "made_by": "a trained model",
+            "config": config,
+            "config_hash": config_hash(config),
+            "model": name,
+            "weights_digest": digest,
+            "ledger": ledger.to_json(),
+        },
+    )
+
+
+def table_from_values(
+    splits: Splits, path: Path, *, id_column: str = "id", value_column: str = IRREDUCIBLE_LOSS
+) -> ScoreTable:
+    """Take irreducible losses from a CSV or Parquet file of plain numbers.
+
+    Args:
+        splits: the data that they belong to; its fingerprint and labels are recorded, for a plain
+            file cannot tell.
+        path: a file whose name ends in ``.csv`` or ``.parquet``; rows in any order.
+        id_column: its column of whole numbers: rows of the data set's store. Copies made by
+            duplication take the value of their original.
+        value_column: its column of losses, nats.
+
+    Returns:
+        A table of the training examples; other rows of the file are left out.
+
+    Raises:
+        TableError: if the file is absent, damaged or lacks a column, or if an id is missing, comes
+            twice or has no finite value.
+    """
+    given = _read(path)
+    ids = _column(given, id_column, path, "--id-column")
+    values = _column(given, value_column, path, "--value-column")
+    if not pa.types.is_integer(ids.type):
+        raise TableError(f"{path}: {id_column} holds {ids.type}, not whole numbers")
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise TableError(f"{path}: {value_column} holds {values.type}, not numbers")
+    whole = ScoreTable(  # its own checks find what comes twice
+        ids_N=ids.cast(pa.int64()).to_numpy(),
+        columns={IRREDUCIBLE_LOSS: values.cast(pa.float32(), safe=False).to_numpy()},
+        provenance={},
+        path=path,
+    )
+    remedy = "give one finite value for each training example"
+    losses_N = whole.column_for(IRREDUCIBLE_LOSS, splits.train.origin_N, remedy)
+    config = {"values": sha256_of(path), "column": value_column}
+    return ScoreTable(
+        ids_N=splits.train.ids_N.numpy(),
+        columns={IRREDUCIBLE_LOSS: losses_N.numpy()},
+        provenance={
+            **table_facts(splits),
+            "made_by": f"the column {value_column} of {path.name}",
+            "config": config,
+            "config_hash": config_hash(config),
+            "model": None,
+        },
+    )
+
+
+def _load(model: nn.Module, path: Path, name: str) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--weights {path} does not exist") from error
+    except (
+        OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile,
+        EOFError, ValueError,
+    ) as error:  # fmt: skip
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"--weights {path} does not load: {first}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ConfigError(
+            f"--weights {path} is not a plain state dict (name to tensor); save model.state_dict()"
+        )
+    wanted = model.state_dict()
+    for key in sorted(wanted.keys() | state.keys()):
+        mine, theirs = wanted.get(key), state.get(key)
+        if mine is None or theirs is None or mine.shape != theirs.shape:
+            raise ConfigError(
+                f"--weights {path} does not fit {name}: {key} is {_shape(theirs)} in the file, "
+                f"{_shape(mine)} in the model; name the model that the weights belong to"
+            )
+    model.load_state_dict(state)
+
+
+def _shape(value: Tensor | None) -> str:
+    return "absent" if value is None else str(tuple(value.shape))
+
+
+def _read(path: Path) -> pa.Table:
+    readers = {".csv": pa_csv.read_csv, ".parquet": pq.read_table}
+    if path.suffix not in readers:
+        raise TableError(f"{path}: its name must end in .csv or .parquet")
+    try:
+        if path.is_dir():  # pyarrow would read every file in it as one table
+            raise IsADirectoryError(f"{path} is a folder")
+        return readers[path.suffix](path)
+    except FileNotFoundError as error:
+        raise TableError(f"{path} does not exist") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise TableError(f"{path} is damaged or no such file: {first}") from error
+
+
+def _column(table: pa.Table, name: str, path: Path, flag: str) -> Any:
+    if name not in table.column_names:
+        raise TableError(
+            f"{path} has no column {name}; it has: {', '.join(table.column_names) or 'none'}; "
+            f"name one with {flag}"
+        )
+    column = table[name]
+    if column.null_count:
+        raise TableError(f"{path}: {name} is empty in {column.null_count} rows; fill them")
+    return column
