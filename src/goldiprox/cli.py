@@ -172,7 +172,7 @@ def _irreducible(
         else:
             table = table_from_model(
                 splits,
-                settings.resolved_model(target_model, splits.train.store.example_shape[0]),
+                settings.resolved_model(target_model, splits.train.store.example_shape),
                 None if weights == "factory" else Path(str(weights)),
                 device=settings.device,
                 seed=settings.seed,

@@ -248,3 +248,23 @@ def test_the_terminal_table_fits_100_columns(case: str) -> None:
     assert "…" not in printed
     lines = verdict_lines(made)
     assert [line[2:] for line in lines] == [v["sentence"] for v in made["verdicts"]]
+
+
+def test_every_irreducible_loss_model_is_named(tmp_path):
+    made = comparison()
+    (one,) = made["irreducible"]["models"]
+    made["irreducible"]["models"] = [
+        {**one, "name": "half-0", "trained_on": 11111},
+        {**one, "name": "half-1", "trained_on": 22222},
+    ]
+    text = write(tmp_path, made)
+    for words in ("mlp-128, 2 of them", "half-0", "11,111 examples", "half-1", "22,222 examples"):
+        assert words in text
+
+
+def test_a_table_from_elsewhere_says_that_its_cost_is_unknown(tmp_path):
+    made = comparison()
+    made["irreducible"] |= {"made_by": "the column nats of my.csv", "models": None, "model": None}
+    text = write(tmp_path, made)
+    assert "the column nats of my.csv" in text
+    assert "What was paid for it elsewhere is not known and not charged" in text

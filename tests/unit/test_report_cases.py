@@ -132,10 +132,21 @@ def comparison(seeds: int = 2, **changes: Any) -> dict[str, Any]:
         "weakest_final_accuracy": 0.54,
         "irreducible": {
             "model": "mlp-128",
+            "made_by": None,
             "best": {"epoch": 5.0, "loss": 0.7564, "accuracy": 0.806},
-            "epochs_trained": 7.0,
-            "training_steps": 1477,
-            "holdout": {"examples": 27000, "validation": 3000},
+            "models": [
+                {
+                    "name": "",
+                    "trained_on": 27000,
+                    "validated_on": 3000,
+                    "scored": 30000,
+                    "best": {"epoch": 5.0, "loss": 0.7564, "accuracy": 0.806},
+                    "epochs_trained": 7.0,
+                    "evaluations": 7,
+                    "training_steps": 1477,
+                    "weights_digest": "ab" * 32,
+                }
+            ],
             "config_hash": "235c",
             "seconds": 4.5,
             "flops": 4.5e11,
