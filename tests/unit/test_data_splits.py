@@ -198,3 +198,131 @@ def test_impossible_settings_are_refused(changes, message):
 def test_empty_parts_are_refused(dataset, changes, message):
     with pytest.raises(ConfigError, match=message):
         make_splits(dataset, config(**changes))
+
+
+def tiny(count=60, own=0) -> Dataset:
+    """Each image is its own row's number, so that a wrong id shows."""
+    images = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1).expand(-1, 1, 2, 2)
+    return make_dataset(
+        "tiny",
+        images.clone(),
+        torch.arange(count) % 3,
+        torch.arange(0, count, 6),
+        class_names=["a", "b", "c"],
+        source="here",
+        holdout_rows=torch.arange(1, count, 6)[:own] if own else None,
+    )
+
+
+def ids(*parts) -> list[int]:
+    return sorted(torch.cat([part.ids_N for part in parts]).tolist())
+
+
+def test_every_mode_scores_each_training_id_once_and_shows_it_to_no_model_that_scores_it():
+    for mode in ("split", "own", "halves"):
+        splits = make_splits(tiny(own=9), config(holdout_mode=mode, duplicate=2.5, validation=0.3))
+        assert ids(*(fold.scored for fold in splits.folds)) == ids(splits.train), mode
+        for fold in splits.folds:
+            shown = torch.cat([fold.fit.ids_N, fold.validation.ids_N])
+            assert len(torch.unique(shown)) == len(shown)
+            assert not torch.isin(fold.scored.origin_N, shown).any(), mode
+            assert not torch.isin(shown, splits.test.ids_N).any()
+        assert len(set(ids(splits.full))) == len(splits.full)
+
+
+def test_halves_hold_everything_between_them_and_leave_nothing_out():
+    splits = make_splits(tiny(), config(holdout_mode="halves", validation=0.2))
+    one, other = splits.folds
+    assert ids(one.fit, one.validation) == ids(other.scored)
+    assert ids(other.fit, other.validation) == ids(one.scored)
+    assert ids(splits.train) == splits.dataset.train_rows.tolist()
+    assert [len(one.fit), len(one.validation)] == [20, 5]
+    assert len(splits.holdout) == len(splits.validation) == 0
+    assert splits.full is splits.train
+
+
+def test_ids_of_halves_are_rows_of_the_store():
+    splits = make_splits(tiny(), config(holdout_mode="halves"))
+    for fold in splits.folds:
+        for part in (fold.fit, fold.validation, fold.scored):
+            pixels = part.fetch(torch.arange(len(part)))[:, 0, 0, 0]
+            assert torch.equal(pixels.long(), part.ids_N)
+
+
+def test_a_reused_holdout_set_is_part_of_the_training_set():
+    splits = make_splits(tiny(), config(holdout_mode="reuse", holdout=0.4, validation=0.25))
+    assert ids(splits.train) == splits.dataset.train_rows.tolist()
+    assert len(splits.holdout) == 15
+    assert len(splits.validation) == 5
+    assert set(ids(splits.holdout, splits.validation)) < set(ids(splits.train))
+    assert splits.full is splits.train
+    assert ids(splits.folds[0].scored) == ids(splits.train)
+
+
+def test_an_own_holdout_set_is_used_whole_and_only_where_asked_for():
+    own = make_splits(tiny(own=9), config(validation=0.3))
+    assert own.config.holdout_mode == "own"
+    assert own.config.holdout is None
+    assert ids(own.holdout, own.validation) == own.dataset.holdout_rows.tolist()
+    assert ids(own.train) == own.dataset.train_rows.tolist()
+    other = make_splits(tiny(own=9), config(holdout_mode="split"))
+    assert not set(ids(other.full)) & set(own.dataset.holdout_rows.tolist())
+    assert other.config.holdout == 0.5
+
+
+def test_noise_is_the_same_in_every_mode():
+    def labels(**changes):
+        splits = make_splits(tiny(own=9), config(label_noise=0.5, validation=0.3, **changes))
+        return dict(zip(splits.train.ids_N.tolist(), splits.train.targets_N.tolist(), strict=True))
+
+    whole = labels()
+    for mode in ("reuse", "halves"):
+        assert labels(holdout_mode=mode) == whole
+    part = labels(holdout_mode="split")
+    assert part.items() < whole.items()
+
+
+def test_the_holdout_set_can_be_clean():
+    noisy = make_splits(tiny(), config(label_noise=0.5))
+    clean = make_splits(tiny(), config(label_noise=0.5, holdout_noise=False))
+    assert noisy.holdout.corrupted_N.any()
+    for part in (clean.holdout, clean.validation, clean.folds[0].fit):
+        assert not part.corrupted_N.any()
+    assert clean.train.label_digest() == noisy.train.label_digest()
+
+
+def test_modes_are_recorded():
+    found = make_splits(tiny(), config(holdout_mode="halves")).describe()["holdout"]
+    assert found["mode"] == "halves"
+    assert [fold["scored"] for fold in found["folds"]] == [25, 25]
+    digests = {fold["label_digest"] for fold in found["folds"]}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"holdout_mode": "own"}, "own: tiny was published without a holdout set; use split"),
+        ({"holdout_mode": "halves", "holdout": 0.3}, "holdout 0.3 goes with .* not with halves"),
+        ({"holdout_mode": "reuse", "holdout_noise": False}, "clean holdout set cannot be had"),
+        ({"holdout_mode": "halves", "validation": 0.01}, "leaves the validation set empty"),
+    ],
+)
+def test_modes_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_splits(tiny(), config(**changes))
+
+
+def test_a_row_is_in_one_part_of_a_data_set():
+    images, labels = torch.zeros(6, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1] * 3)
+    known = {"class_names": ["a", "b"], "source": "here"}
+    with pytest.raises(DataError, match="in the test set and in the holdout set"):
+        make_dataset("x", images, labels, torch.tensor([1]), holdout_rows=torch.arange(3), **known)
+    none = torch.empty(0, dtype=torch.int64)
+    with pytest.raises(DataError, match="holdout set is empty"):
+        make_dataset("x", images, labels, torch.tensor([1]), holdout_rows=none, **known)
+    plain = make_dataset("x", images, labels, torch.tensor([1]), **known)
+    own = make_dataset(
+        "x", images, labels, torch.tensor([1]), holdout_rows=torch.tensor([2]), **known
+    )
+    assert plain.fingerprint != own.fingerprint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,84 +10,62 @@ import torch
 from torch import Tensor
 
 from goldiprox.data.examples import Examples
-from goldiprox.data.noise import LabelNoise, corrupt_uniform, duplicate
+from goldiprox.data.noise import corrupt_uniform, duplicate
 from goldiprox.data.preprocess import Preprocess
+from goldiprox.data.settings import DataConfig
 from goldiprox.data.store import Dataset
 from goldiprox.schema import ConfigError
 from goldiprox.seeds import stream
 
-__all__ = ["DataConfig", "Examples", "Splits", "make_splits"]
+__all__ = ["DataConfig", "Examples", "Fold", "Splits", "make_splits"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which data a run uses and what is done to it."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fold:
+    """What one irreducible-loss model is trained on, and whose losses it gives.
 
-    dataset: str
-    """Data set: digits, fashion-mnist, cifar10, or the path of a Parquet file or folder."""
+    All three are of the data set's store, with its ids: a position in one of them is never an id.
 
-    data_dir: str | None = None
-    """Folder that holds the data set's files. By default they are looked for in
-    $GOLDIPROX_DATA_DIR, then in the data set's usual places, then online."""
+    Attributes:
+        fit: the model trains on these; no copies.
+        validation: its best checkpoint is the one with the lowest loss here; no copies, and none
+            of ``fit``.
+        scored: the part of ``Splits.train`` whose irreducible losses the model gives, copies
+            included. It holds neither ``fit`` and ``validation`` nor copies of them, but in the
+            mode ``reuse``, where it holds both.
+    """
 
-    label_noise: float = 0.0
-    """Share of the training labels to draw anew at random, from 0 up to (not including) 1. The
-    original label may be drawn again, so with 10 classes 0.1 makes about 9 % of the labels wrong;
-    see redraw-original. The test set stays clean."""
-
-    redraw_original: bool = True
-    """Whether label noise may draw the original label again, as in the RHO-LOSS paper's code.
-    Switch it off to make every drawn label wrong."""
-
-    duplicate: float = 1.0
-    """How often each example occurs in the training set: 5 means five times each, 1.5 means that
-    a random half occurs twice. Holdout and test sets are not duplicated."""
-
-    holdout: float = 0.5
-    """Share of the training set to set aside, on which the irreducible-loss model is trained. Half
-    is what the RHO-LOSS paper uses for CIFAR."""
-
-    validation: float = 0.1
-    """Share of the holdout set on which the irreducible-loss model's best checkpoint is chosen,
-    so that the test set is never used for a choice."""
-
-    data_seed: int = 0
-    """Seed of the split, of the label noise and of the duplication."""
-
-    augment: bool = True
-    """Whether colour images are randomly cropped and mirrored in training. Greyscale images never
-    are."""
-
-    def __post_init__(self) -> None:
-        LabelNoise(share=self.label_noise, redraw_original=self.redraw_original)
-        duplicate(torch.arange(1), self.duplicate, torch.Generator(), stride=1)
-        for field, purpose in (
-            ("holdout", "of the training set"),
-            ("validation", "of the holdout set"),
-        ):
-            value = getattr(self, field)
-            if not 0 < value < 1:
-                raise ConfigError(
-                    f"{field} {value} is impossible: give a share {purpose} between 0 and 1, "
-                    "both excluded"
-                )
-        if self.data_seed < 0:
-            raise ConfigError(
-                f"--data-seed {self.data_seed} is negative: give 0 or a positive whole number"
-            )
+    fit: Examples
+    validation: Examples
+    scored: Examples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Splits:
-    """All examples of one run. No example is in two of the four parts, and neither is a copy.
+    """All examples of one run.
+
+    The target model trains on ``train`` and is tested on ``test``, which share no example and no
+    copy. For the irreducible losses of ``train``, train one model per fold on ``fold.fit``, choose
+    its checkpoint on ``fold.validation`` and let it score ``fold.scored``: each id of ``train`` is
+    scored by exactly one fold. The modes differ in what these are:
+
+    ======== ============================ ============== =========================== ============
+    mode     train                        folds          fit, validation             scored
+    ======== ============================ ============== =========================== ============
+    split    the rest of the training set 1              holdout, validation         train
+    own      the training set             1              the published holdout set   train
+    reuse    the training set             1              a share of train            train
+    halves   the training set             2              one half of train           other half
+    ======== ============================ ============== =========================== ============
 
     Attributes:
         dataset: where they come from.
         train: what the target model trains on; with copies if duplication was asked for.
-        holdout: what the irreducible-loss model trains on.
-        validation: where its best checkpoint is chosen.
+        holdout: what the irreducible-loss model trains on; empty in the mode ``halves``.
+        validation: where its best checkpoint is chosen; empty in the mode ``halves``.
+        folds: who trains on what and scores what, see above.
         test: the published test set, its labels clean.
-        config: how this was made.
+        config: how this was made, nothing left to the data set.
         preprocess: the data set's, with augmentation switched off if so configured.
         num_classes: number of classes.
     """
@@ -96,6 +74,7 @@ class Splits:
     train: Examples
     holdout: Examples
     validation: Examples
+    folds: tuple[Fold, ...]
     test: Examples
     config: DataConfig
     preprocess: Preprocess
@@ -104,6 +83,8 @@ class Splits:
     @cached_property
     def full(self) -> Examples:
         """Everything that is not test: what uniform training without a holdout set would use."""
+        if self.config.holdout_mode in ("reuse", "halves"):
+            return self.train
         return Examples.concatenate(self.train, self.holdout, self.validation)
 
     def describe(self) -> dict[str, Any]:
@@ -128,6 +109,19 @@ class Splits:
             "sizes": {name: len(part) for name, part in parts.items()},
             "originals": {name: len(torch.unique(part.origin_N)) for name, part in parts.items()},
             "label_digests": {name: part.label_digest() for name, part in parts.items()},
+            "holdout": {
+                "mode": self.config.holdout_mode,
+                "share": self.config.holdout,
+                "folds": [
+                    {
+                        "fit": len(fold.fit),
+                        "validation": len(fold.validation),
+                        "scored": len(fold.scored),
+                        "label_digest": fold.fit.label_digest(),
+                    }
+                    for fold in self.folds
+                ],
+            },
             "label_noise": {
                 "share_drawn": self.config.label_noise,
                 "original_may_be_redrawn": self.config.redraw_original,
@@ -151,31 +145,10 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
         The parts.
 
     Raises:
-        ConfigError: if a part would be empty.
+        ConfigError: if a part would be empty, or the data set has no holdout set of its own.
     """
-    rows_N = dataset.train_rows
-    held = round(config.holdout * len(rows_N))
-    validated = round(config.validation * held)
-    for part, size, field in (
-        ("training", len(rows_N) - held, "holdout"),
-        ("holdout", held - validated, "holdout" if held == 0 else "validation"),
-        ("validation", validated, "validation"),
-    ):
-        if size < 1:
-            raise ConfigError(
-                f"{field} {getattr(config, field)} of {len(rows_N)} training examples leaves the "
-                f"{part} set empty: choose another {field} share"
-            )
-
-    labels_N = dataset.labels_N.clone()
-    labels_N[rows_N] = corrupt_uniform(
-        labels_N[rows_N],
-        config.label_noise,
-        dataset.num_classes,
-        config.redraw_original,
-        stream(config.data_seed, "noise"),
-    )
-    shuffled = rows_N[torch.randperm(len(rows_N), generator=stream(config.data_seed, "split"))]
+    config = _resolved(dataset, config)
+    labels_N = _used_labels(dataset, config)
     stride = len(dataset.store)
 
     def examples(ids_N: Tensor) -> Examples:
@@ -188,20 +161,115 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
             true_targets_N=dataset.labels_N[origins_N],
         )
 
-    train_ids = duplicate(
-        shuffled[held:].sort().values,
-        config.duplicate,
-        stream(config.data_seed, "duplicate"),
-        stride=stride,
-    )
+    train_rows, held = _divide(dataset, config)
+    _require_all_parts(dataset, config, train_rows, held)
+    if not config.holdout_noise:
+        for held_N, _ in held:
+            labels_N[held_N] = dataset.labels_N[held_N]
+    copying = stream(config.data_seed, "duplicate")
+    train = examples(duplicate(train_rows, config.duplicate, copying, stride=stride))
+    folds = []
+    for held_N, scored_N in held:
+        cut = _validated(config, held_N)
+        folds.append(
+            Fold(
+                fit=examples(held_N[cut:].sort().values),
+                validation=examples(held_N[:cut].sort().values),
+                scored=train.select(torch.isin(train.rows_N, scored_N)),
+            )
+        )
+    nothing = examples(torch.empty(0, dtype=torch.int64))
     preprocess = dataset.preprocess
     return Splits(
         dataset=dataset,
-        train=examples(train_ids),
-        holdout=examples(shuffled[validated:held].sort().values),
-        validation=examples(shuffled[:validated].sort().values),
+        train=train,
+        holdout=folds[0].fit if len(folds) == 1 else nothing,
+        validation=folds[0].validation if len(folds) == 1 else nothing,
+        folds=tuple(folds),
         test=examples(dataset.test_rows),
         config=config,
         preprocess=preprocess if config.augment else preprocess.without_augmentation(),
         num_classes=dataset.num_classes,
     )
+
+
+def _resolved(dataset: Dataset, config: DataConfig) -> DataConfig:
+    """What was left to the data set, filled in; what does not go together, refused."""
+    mode = dataset.holdout_mode if config.holdout_mode == "auto" else config.holdout_mode
+    shared = mode in ("split", "reuse")
+    if mode == "own" and dataset.holdout_rows is None:
+        raise ConfigError(
+            f"--holdout-mode own: {dataset.name} was published without a holdout set; use split, "
+            "reuse or halves"
+        )
+    if config.holdout is not None and not shared:
+        raise ConfigError(
+            f"--holdout {config.holdout} goes with --holdout-mode split or reuse, not with {mode}"
+        )
+    if not config.holdout_noise and mode in ("reuse", "halves"):
+        raise ConfigError(
+            f"a clean holdout set cannot be had in --holdout-mode {mode}: it is part of the "
+            "training set; use split or own, or leave --holdout-noise on"
+        )
+    share = dataset.holdout_share if config.holdout is None else config.holdout
+    return replace(config, holdout_mode=mode, holdout=share if shared else None)
+
+
+def _used_labels(dataset: Dataset, config: DataConfig) -> Tensor:
+    """Every row's label, corrupted but for the test set's."""
+    rows_N = dataset.train_rows
+    if dataset.holdout_rows is not None:
+        rows_N = torch.cat([rows_N, dataset.holdout_rows]).sort().values
+    labels_N = dataset.labels_N.clone()
+    labels_N[rows_N] = corrupt_uniform(
+        labels_N[rows_N],
+        config.label_noise,
+        dataset.num_classes,
+        config.redraw_original,
+        stream(config.data_seed, "noise"),
+    )
+    return labels_N
+
+
+def _divide(dataset: Dataset, config: DataConfig) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Training rows, ascending; and for each fold the rows held, shuffled, and those it scores."""
+    rows_N = dataset.train_rows
+    generator = stream(config.data_seed, "split")
+
+    def shuffled(rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    if config.holdout_mode == "own":
+        assert dataset.holdout_rows is not None  # _resolved saw to it
+        return rows_N, [(shuffled(dataset.holdout_rows), rows_N)]
+    order_N = shuffled(rows_N)
+    if config.holdout_mode == "halves":
+        middle = len(order_N) // 2
+        one, other = order_N[:middle], order_N[middle:]
+        return rows_N, [(one, other), (other, one)]
+    assert config.holdout is not None
+    held = round(config.holdout * len(rows_N))
+    train_N = order_N[held:].sort().values if config.holdout_mode == "split" else rows_N
+    return train_N, [(order_N[:held], train_N)]
+
+
+def _validated(config: DataConfig, held_N: Tensor) -> int:
+    """How many of the rows held are for validation."""
+    return round(config.validation * len(held_N))
+
+
+def _require_all_parts(
+    dataset: Dataset, config: DataConfig, train_rows: Tensor, held: list[tuple[Tensor, Tensor]]
+) -> None:
+    smallest = min((held_N for held_N, _ in held), key=len)
+    validated = _validated(config, smallest)
+    for part, size, field in (
+        ("training", len(train_rows), "holdout"),
+        ("holdout", len(smallest) - validated, "holdout" if len(smallest) == 0 else "validation"),
+        ("validation", validated, "validation"),
+    ):
+        if size < 1:
+            raise ConfigError(
+                f"{field} {getattr(config, field)} of {len(dataset.train_rows)} training examples "
+                f"leaves the {part} set empty: choose another {field} share"
+            )

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
+from goldiprox.data.settings import HoldoutMode
 from goldiprox.schema import DataError
 
 __all__ = ["Dataset", "ImageStore", "Inputs", "Store", "fingerprint", "make_dataset"]
@@ -113,6 +114,10 @@ class Dataset:
         fingerprint: sha256 in hex; see :func:`fingerprint`.
         preprocess: turns raw inputs into what a model takes.
         source: where the data was found.
+        holdout_rows: int64 rows of a holdout set that was published beside the training set,
+            ascending; None where there is none.
+        holdout_mode: where the irreducible-loss model's examples come from unless the user says.
+        holdout_share: share of the training set for the modes ``split`` and ``reuse``, likewise.
     """
 
     name: str
@@ -124,6 +129,9 @@ class Dataset:
     fingerprint: str
     preprocess: Preprocess
     source: str
+    holdout_rows: Tensor | None = None
+    holdout_mode: HoldoutMode = "split"
+    holdout_share: float = 0.5
 
     def __len__(self) -> int:
         return len(self.store)
@@ -134,25 +142,30 @@ class Dataset:
         return len(self.class_names)
 
 
-def fingerprint(inputs: Tensor, labels_N: Tensor, test_rows: Tensor) -> str:
+def fingerprint(
+    inputs: Tensor, labels_N: Tensor, test_rows: Tensor, holdout_rows: Tensor | None = None
+) -> str:
     """Identify a data set by what is in it, not by where it lies.
 
     Covers shape, type and raw bytes of the inputs, the published labels and which rows are test
-    rows. The bytes are hashed where they are: no copy is made of a contiguous tensor.
+    or holdout rows. The bytes are hashed where they are: no copy is made of a contiguous tensor.
 
     Args:
         inputs: the raw inputs of all examples.
         labels_N: int64 labels as published.
         test_rows: int64 rows of the test set.
+        holdout_rows: int64 rows of the published holdout set, if there is one.
 
     Returns:
         sha256 in hex.
     """
-    is_test_N = torch.zeros(len(labels_N), dtype=torch.uint8)
-    is_test_N[test_rows] = 1
+    part_N = torch.zeros(len(labels_N), dtype=torch.uint8)
+    part_N[test_rows] = 1
+    if holdout_rows is not None:
+        part_N[holdout_rows] = 2
     header = {"shape": list(inputs.shape), "dtype": str(inputs.dtype), "layout": 1}
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for tensor in (inputs, labels_N, is_test_N):
+    for tensor in (inputs, labels_N, part_N):
         digest.update(tensor.contiguous().numpy().data.cast("B"))
     return digest.hexdigest()
 
@@ -165,16 +178,19 @@ def make_dataset(
     *,
     class_names: Sequence[str],
     source: str,
+    holdout_rows: Tensor | None = None,
 ) -> Dataset:
     """Put a data set together and check that its parts fit; use it to register your own.
 
     Args:
         name: what to call it.
-        images_NCHW: uint8 images, training and test images alike.
+        images_NCHW: uint8 images of all parts.
         labels_N: int64 labels in 0..C-1.
-        test_rows: int64 rows that are the test set; all others are the training set.
+        test_rows: int64 rows that are the test set.
         class_names: one name per class.
         source: where the data was found, for the records.
+        holdout_rows: int64 rows of a holdout set of its own, if it has one; then that is what
+            irreducible-loss models are trained on. All other rows are the training set.
 
     Returns:
         The data set, with fingerprint, and channel means over the training rows.
@@ -194,14 +210,7 @@ def make_dataset(
             f"(first: {int(labels_N[bad[0]])} in row {int(bad[0])}); "
             "get the files again"
         )
-    is_test_N = torch.zeros(len(store), dtype=torch.bool)
-    is_test_N[test_rows] = True
-    train_rows, test_rows = (~is_test_N).nonzero().flatten(), is_test_N.nonzero().flatten()
-    if not len(train_rows) or not len(test_rows):
-        raise DataError(
-            f"{source}: {len(train_rows)} training and {len(test_rows)} test examples; "
-            "neither may be empty"
-        )
+    train_rows, test_rows, holdout_rows = _parts(len(store), test_rows, holdout_rows, source)
     return Dataset(
         name=name,
         store=store,
@@ -209,7 +218,30 @@ def make_dataset(
         train_rows=train_rows,
         test_rows=test_rows,
         class_names=tuple(class_names),
-        fingerprint=fingerprint(images_NCHW, labels_N, test_rows),
+        fingerprint=fingerprint(images_NCHW, labels_N, test_rows, holdout_rows),
         preprocess=ImagePreprocessor.measure(images_NCHW, train_rows),
         source=source,
+        holdout_rows=holdout_rows,
+        holdout_mode="split" if holdout_rows is None else "own",
     )
+
+
+def _parts(
+    count: int, test_rows: Tensor, holdout_rows: Tensor | None, source: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Training, test and holdout rows, ascending, each row in one of them."""
+    part_N = torch.zeros(count, dtype=torch.uint8)
+    part_N[test_rows] = 1
+    if holdout_rows is not None:
+        if (part_N[holdout_rows] == 1).any():
+            raise DataError(f"{source}: a row is in the test set and in the holdout set")
+        part_N[holdout_rows] = 2
+    train_rows, test_rows, own_rows = ((part_N == part).nonzero().flatten() for part in range(3))
+    if not len(train_rows) or not len(test_rows):
+        raise DataError(
+            f"{source}: {len(train_rows)} training and {len(test_rows)} test examples; "
+            "neither may be empty"
+        )
+    if holdout_rows is not None and not len(own_rows):
+        raise DataError(f"{source}: its holdout set is empty")
+    return train_rows, test_rows, None if holdout_rows is None else own_rows
