@@ -6,7 +6,8 @@ The exact norms cost one forward and one backward pass and hold no per-example g
 * ``tape`` finds where the parameters meet the batch,
 * ``rules``, ``norm_rules`` and ``operations`` know the layers,
 * ``ledger`` adds up the uses of a parameter and ``products`` does the arithmetic,
-* ``fallback`` serves what no rule covers.
+* ``fallback`` serves what no rule covers;
+* ``gram`` and ``gram_products`` take inner products of logits' gradients in the same way.
 
 ``last_layer`` has the cheap relatives under names of their own. Every norm is of one example's
 own, unreduced loss, so batch size and micro-batch size do not change it.
@@ -18,6 +19,7 @@ from goldiprox.evidence.gradients.exact import (
     gradient_norms,
     run_model,
 )
+from goldiprox.evidence.gradients.gram import tangent_kernel
 from goldiprox.evidence.gradients.last_layer import (
     LastLayer,
     last_layer_gradient_norms,
@@ -34,4 +36,5 @@ __all__ = [
     "logit_gradient_norms",
     "penultimate_features",
     "run_model",
+    "tangent_kernel",
 ]

@@ -29,10 +29,12 @@ from goldiprox.evidence.gradients.tape import BATCH_STATISTICS, Call, Probe, Tap
 from goldiprox.schema import ConfigError
 
 __all__ = [
+    "Engine",
     "GradientPass",
     "cross_entropy",
     "gradient_norms",
     "run_model",
+    "undisturbed",
 ]
 
 
@@ -115,8 +117,8 @@ def gradient_norms(
     size = count if micro_batch is None else micro_batch
     if size < 1:
         raise ConfigError(f"micro_batch is {micro_batch}; it must be at least 1")
-    engine = _Engine(model, per_example_loss, forward)
-    with _undisturbed(model), torch.enable_grad():
+    engine = Engine(model, per_example_loss, forward)
+    with undisturbed(model), torch.enable_grad():
         if size == 1:
             engine.probe(inputs)  # for its refusals alone: one example needs no tape
         parts = []
@@ -133,8 +135,8 @@ def gradient_norms(
     )
 
 
-class _Engine:
-    """Takes the norms of one micro-batch after another."""
+class Engine:
+    """Runs the passes of one micro-batch after another."""
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class _Engine:
         self._calls: list[Call] = []
         self._random = False
         first = next(iter(self.parameters.values()))
-        self._device, self._dtype = first.device, accumulation_dtype(first.dtype)
+        self.device, self.dtype = first.device, accumulation_dtype(first.dtype)
 
     def probe(self, inputs: Any) -> None:
         """Run the first example to learn which axes hold examples, and whether chance enters."""
@@ -161,14 +163,37 @@ class _Engine:
         self._random = not all(map(torch.equal, before, _random_state()))
         _set_random_state(before)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the probe's pass drew random numbers."""
+        return self._random
+
     def norms(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor, Any]:
         """grad_norm_B, loss_B and outputs of one micro-batch."""
         count = examples_of(inputs, targets)
         if count == 1:
             return self._norm_of_one(inputs, targets)
+        ledger = Ledger(torch.zeros(count, dtype=self.dtype, device=self.device))
+        uncovered, loss_B, outputs = self.sweep(inputs, targets, ledger)
+        square_B = ledger.square_B
+        if uncovered:
+            square_B = square_B + self._slow_square_norms(uncovered, inputs, targets)
+        return square_B.clamp(min=0).sqrt(), loss_B, outputs
+
+    def sweep(self, inputs: Any, targets: Any, ledger: Ledger) -> tuple[set[int], Tensor, Any]:
+        """One forward and one backward pass that fill a ledger.
+
+        Args:
+            inputs: at least two examples.
+            targets: theirs.
+            ledger: takes what the backward pass finds.
+
+        Returns:
+            The parameters that no rule covers, loss_B and the outputs, both detached.
+        """
+        count = examples_of(inputs, targets)
         self.probe(inputs)
-        ledger = Ledger(torch.zeros(count, dtype=self._dtype, device=self._device))
-        anchor = torch.zeros((), device=self._device, requires_grad=True)
+        anchor = torch.zeros((), device=self.device, requires_grad=True)
         tape = Tape(
             list(self.parameters.values()),
             self._calls,
@@ -183,16 +208,14 @@ class _Engine:
         total = _total(loss_B, count)
         reached = reachable(total)
         uncovered = {tape.index[id(leaf)] for leaf in reached if id(leaf) in tape.index}
-        uncovered |= ledger.mixed()
+        uncovered |= ledger.refused(tape.derived())
         ledger.excluded |= uncovered
         if any(leaf is anchor for leaf in reached):
             # Backward outside of autocast, as torch advises; the operations know their dtypes.
-            with torch.autocast(self._device.type, enabled=False):
+            with torch.autocast(self.device.type, enabled=False):
                 torch.autograd.grad(total, anchor, allow_unused=True)
-        square_B = tape.finish()
-        if uncovered:
-            square_B = square_B + self._slow_square_norms(uncovered, inputs, targets)
-        return square_B.clamp(min=0).sqrt(), loss_B.detach(), _detached(outputs)
+        tape.finish()
+        return uncovered, loss_B.detach(), _detached(outputs)
 
     def _norm_of_one(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor, Any]:
         """With one example, the plain gradient is the example's own."""
@@ -202,6 +225,17 @@ class _Engine:
         return square.sqrt().view(1), loss_B.detach(), _detached(outputs)
 
     def _slow_square_norms(self, uncovered: set[int], inputs: Any, targets: Any) -> Tensor:
+        self.slow |= uncovered
+        return mapped_square_norms(
+            self.losses, self.model, self.slow_parameters(uncovered), inputs, targets
+        )
+
+    def slow_parameters(self, uncovered: set[int]) -> dict[str, nn.Parameter]:
+        """The parameters that need a second pass, by name.
+
+        Raises:
+            ConfigError: if that pass would draw other random numbers.
+        """
         names = list(self.parameters)
         chosen = {names[i]: self.parameters[names[i]] for i in sorted(uncovered)}
         if self._random:
@@ -209,12 +243,11 @@ class _Engine:
                 f"{', '.join(chosen)} need a second pass for exact gradient norms, in which the "
                 "model's random layers (dropout) would draw anew; use model.eval()"
             )
-        self.slow |= uncovered
+        return chosen
 
-        def run(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
-            return self._loss(self._forward(model, inputs), targets)
-
-        return mapped_square_norms(run, self.model, chosen, inputs, targets)
+    def losses(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+        """loss_B, unreduced."""
+        return self._loss(self._forward(model, inputs), targets)
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -268,7 +301,7 @@ def _set_random_state(states: list[Tensor]) -> None:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put back buffers and the random state, whatever the forward pass does to them."""
     random_state = _random_state()
     buffers = [

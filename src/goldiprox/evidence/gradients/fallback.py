@@ -18,7 +18,9 @@ from goldiprox.schema import ConfigError
 
 __all__ = [
     "examples_of",
+    "looped_gradients",
     "looped_square_norms",
+    "mapped_gradients",
     "mapped_square_norms",
     "rows",
     "square_of_gradient",
@@ -68,8 +70,8 @@ def examples_of(*values: Any) -> int:
     return sizes[0]
 
 
-def rows(value: Any, chunk: slice) -> Any:
-    """The rows of some examples, in the structure of the whole."""
+def rows(value: Any, chunk: slice | Tensor) -> Any:
+    """The rows of some examples (a slice, or int64 positions), in the structure of the whole."""
     return _rebuilt(value, (leaf[chunk] for leaf in _leaves(value)))
 
 
@@ -127,6 +129,35 @@ def mapped_square_norms(
     Returns:
         square_B, the squared norms.
     """
+    try:
+        return torch.cat(
+            [
+                torch.stack([square_sums(g) for g in gradients]).sum(0)
+                for _, gradients in mapped_gradients(run, model, parameters, inputs, targets)
+            ]
+        )
+    except RuntimeError:
+        # Layers without a batching rule, and branches on data. A fault of the model's own shows
+        # again in the loop.
+        return looped_square_norms(run, model, parameters, inputs, targets)
+
+
+def mapped_gradients(
+    run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Per-example gradients with ``torch.func``, a chunk of examples at a time.
+
+    Args:
+        run: gives loss_B.
+        model: the model.
+        parameters: the parameters whose gradients count, by name in the model.
+        inputs: tensors with one row for each example.
+        targets: likewise.
+
+    Yields:
+        The examples of a chunk, and a gradient for each parameter, examples first, in the
+        accumulation dtype.
+    """
     dtype = accumulation_dtype(next(iter(parameters.values())).dtype)
     runner = _Runner(run, model)
     wanted = {f"model.{name}": p.detach() for name, p in parameters.items()}
@@ -141,20 +172,36 @@ def mapped_square_norms(
     count = examples_of(inputs, targets)
     size = max(1, HELD_ELEMENTS // sum(p.numel() for p in wanted.values()))
     leaves = [*_leaves(inputs), *_leaves(targets)]
-    squares: list[Tensor] = []
-    try:
-        for start in range(0, count, size):
-            chunk = slice(start, min(start + size, count))
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*performance drop.*")
-                gradients = gradients_of(wanted, [leaf[chunk] for leaf in leaves])
-            found = [square_sums(g.detach().to(dtype)) for g in gradients.values()]
-            squares.append(torch.stack(found).sum(0))
-    except RuntimeError:
-        # Layers without a batching rule, and branches on data. A fault of the model's own shows
-        # again in the loop.
-        return looped_square_norms(run, model, parameters, inputs, targets)
-    return torch.cat(squares)
+    for start in range(0, count, size):
+        chunk = slice(start, min(start + size, count))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*performance drop.*")
+            gradients = gradients_of(wanted, [leaf[chunk] for leaf in leaves])
+        yield chunk, [gradients[name].detach().to(dtype) for name in wanted]
+
+
+def looped_gradients(
+    run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """The same as :func:`mapped_gradients`, one example at a time with autograd."""
+    wanted = list(parameters.values())
+    dtype = accumulation_dtype(wanted[0].dtype)
+    for i in range(examples_of(inputs, targets)):
+        one = slice(i, i + 1)
+        loss = run(model, rows(inputs, one), rows(targets, one)).sum()
+        gradients: Sequence[Tensor | None] = [None] * len(wanted)
+        if loss.requires_grad:
+            with torch.autocast(loss.device.type, enabled=False):
+                gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+        yield (
+            one,
+            [
+                torch.zeros_like(p, dtype=dtype).unsqueeze(0)
+                if g is None
+                else g.to_dense().to(dtype).unsqueeze(0)
+                for p, g in zip(wanted, gradients, strict=True)
+            ],
+        )
 
 
 class _Runner(nn.Module):

@@ -63,28 +63,44 @@ class Ledger:
         """Hand over a parameter's summed rows instead of squaring them here."""
         return self._rows.pop(index, None)
 
-    def mixed(self) -> set[int]:
-        """Parameters whose uses are of kinds that cannot be added here."""
+    def refused(self, derived: set[int]) -> set[int]:
+        """After the forward pass: parameters that someone else must account for.
+
+        Args:
+            derived: parameters behind a value computed from them alone; the tape squares these.
+
+        Returns:
+            Those whose uses are of kinds that cannot be added here.
+        """
+        del derived
         return {index for index, kinds in self.kinds.items() if len(kinds) > 1}
 
     def close(self) -> Tensor:
         """Square what is left: parameters with a use whose output got no gradient."""
         for index in {*self._uses, *self._rows}:
-            self._square(index)
+            self._complete(index)
         return self.square_B
 
     def _settle(self, index: int) -> None:
         self.pending[index] -= 1
         if self.pending[index] == 0:
-            self._square(index)
+            self._complete(index)
 
-    def _square(self, index: int) -> None:
-        uses = self._uses.pop(index, None)
+    def _complete(self, index: int) -> None:
+        uses, rows_BD = self._uses.pop(index, None), self._rows.pop(index, None)
         if uses:
-            self.square_B += square_norms(uses).to(self.square_B.dtype)
-        rows_BD = self._rows.pop(index, None)
+            self.take_uses(index, uses)
         if rows_BD is not None:
-            self.square_B += square_sums(rows_BD)
+            self.take_whole_rows(rows_BD)
+
+    def take_uses(self, index: int, uses: list[Use]) -> None:
+        """All uses of a matrix or kernel are in: add what they come to."""
+        del index
+        self.square_B += square_norms(uses).to(self.square_B.dtype)
+
+    def take_whole_rows(self, rows_BD: Tensor) -> None:
+        """All uses of a small parameter are in: add what its summed gradients come to."""
+        self.square_B += square_sums(rows_BD)
 
 
 @dataclass(frozen=True)

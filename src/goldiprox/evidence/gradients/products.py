@@ -50,10 +50,12 @@ class OuterUse:
     Attributes:
         left_BTO: factor along the matrix's first axis (output gradients of ``nn.Linear``).
         right_BTI: factor along its second axis (inputs of ``nn.Linear``).
+        inputs_left: whether the inputs are the left factor, as in ``x @ weight``.
     """
 
     left_BTO: Tensor
     right_BTI: Tensor
+    inputs_left: bool = False
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class _Linear(Operation):
     def backward(self, x: Tensor, grad: Tensor, needs_input: bool) -> Tensor | None:
         if self.ledger.wants(self.weight.index):
             a, g = self.examples.positions(x, 1), self.examples.positions(grad, 1)
-            use = OuterUse(a, g) if self.transposed else OuterUse(g, a)
+            use = OuterUse(a, g, inputs_left=True) if self.transposed else OuterUse(g, a)
             self.ledger.add_use(self.weight.index, use)
         if self.ledger.wants(self.bias.index):
             rows = self.examples.positions(grad, 1)

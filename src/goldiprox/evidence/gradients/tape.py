@@ -192,6 +192,10 @@ class Tape(TorchFunctionMode):
         self._note_shared(call, tensors, result)
         return result
 
+    def derived(self) -> set[int]:
+        """Parameters behind values that were computed from parameters alone."""
+        return {index for _, behind in self._derived.values() for index in behind}
+
     def finish(self) -> Tensor:
         """After the backward pass: squared norms of everything that was tapped, square_B."""
         self._square_derived()
