@@ -6,14 +6,10 @@ same comparison gives the same bytes.
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,39 +18,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from goldiprox.records.ledger import CHARGED_PHASES
 from goldiprox.report import formats
-from goldiprox.report.svg import for_page
+from goldiprox.report.canvas import INK, NICE, QUIET, canvas, put_legend, slug, to_svg
 
 __all__ = ["MethodStyle", "accuracy_figure", "chosen_figure", "cost_figure", "method_styles"]
 
 Comparison = dict[str, Any]
-
-INK = "#25282d"
-QUIET = "#6a7078"
-HAIRLINE = "#d9dce0"
-WIDTH, HEIGHT = 4.5, 3.3
-NICE = [1, 2, 2.5, 5, 10]
-
-SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "goldiprox",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": HAIRLINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "legend.frameon": False,
-}
 
 
 @dataclass(frozen=True)
@@ -104,13 +72,6 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     }
 
 
-@contextmanager
-def _canvas(height: float = HEIGHT) -> Iterator[Figure]:
-    """A figure under this page's settings; matplotlib's own are back in place afterwards."""
-    with mpl.rc_context(SETTINGS):
-        yield Figure(figsize=(WIDTH, height), layout="constrained")
-
-
 def accuracy_figure(
     comparison: Comparison, name: str, x: str, label: str, tick: Callable[[float], str]
 ) -> str:
@@ -129,7 +90,7 @@ def accuracy_figure(
     """
     amortised_x = x.removesuffix("_charged")
     any_amortised = False
-    with _canvas() as figure:
+    with canvas() as figure:
         axes = figure.add_subplot()
         styles = method_styles([entry["method"] for entry in comparison["methods"]])
         for entry in comparison["methods"]:
@@ -148,7 +109,7 @@ def accuracy_figure(
                 (thin,) = axes.plot(
                     free, mean, color=style.color, linewidth=0.9, linestyle=(0, (2, 2))
                 )
-                thin.set_gid(f"amortised-{_slug(entry['method'])}")
+                thin.set_gid(f"amortised-{slug(entry['method'])}")
         # A wild method's band may leave the frame; it must not flatten every other curve.
         means = [100 * p["accuracy"]["mean"] for e in comparison["methods"] for p in e["curve"]]
         if means:
@@ -166,7 +127,7 @@ def accuracy_figure(
             dashes = {"color": QUIET, "linewidth": 0.9, "linestyle": (0, (2, 2))}
             extra.append(Line2D([], [], label="amortised", **dashes))  # type: ignore[arg-type]
         _legend(figure, comparison, extra)
-        return _svg(figure, name, f"Test accuracy against {label}", _accuracy_text(comparison))
+        return to_svg(figure, name, f"Test accuracy against {label}", _accuracy_text(comparison))
 
 
 def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> str:
@@ -181,7 +142,7 @@ def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> 
     Returns:
         An ``<svg>`` element.
     """
-    with _canvas() as figure:
+    with canvas() as figure:
         axes = figure.add_subplot()
         styles = method_styles([entry["method"] for entry in comparison["methods"]])
         for entry in comparison["methods"]:
@@ -205,7 +166,7 @@ def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> 
             for e in comparison["methods"]
         ]
         description = "Over the whole run: " + ", ".join(shares) + "."
-        return _svg(figure, name, f"{label} among the chosen, against epochs", description)
+        return to_svg(figure, name, f"{label} among the chosen, against epochs", description)
 
 
 def cost_figure(comparison: Comparison, name: str) -> str:
@@ -220,7 +181,7 @@ def cost_figure(comparison: Comparison, name: str) -> str:
     """
     methods = comparison["methods"]
     totals = []
-    with _canvas(1.35 + 0.36 * len(methods)) as figure:
+    with canvas(1.35 + 0.36 * len(methods)) as figure:
         axes = figure.add_subplot()
         for row, entry in enumerate(methods):
             phases = entry["ledger"]["phases"]
@@ -259,9 +220,9 @@ def cost_figure(comparison: Comparison, name: str) -> str:
         ]
         free_look = {"facecolor": "white", "edgecolor": QUIET, "hatch": "/////", "linewidth": 0.5}
         handles.append(Patch(label="not charged", **free_look))  # type: ignore[arg-type]
-        _put_legend(figure, handles, handlelength=1.3)
+        put_legend(figure, handles, handlelength=1.3)
         description = "Charged per run: " + ", ".join(totals) + "."
-        return _svg(figure, name, "Wall seconds by phase and method", description)
+        return to_svg(figure, name, "Wall seconds by phase and method", description)
 
 
 def _line(
@@ -279,7 +240,7 @@ def _line(
         markevery=max(1, len(at) // 12),
         zorder=3 if method == "rho-loss" else 2,
     )
-    line.set_gid(f"line-{_slug(method)}")
+    line.set_gid(f"line-{slug(method)}")
     return line
 
 
@@ -296,21 +257,7 @@ def _legend(figure: Figure, comparison: Comparison, extra: list[Line2D]) -> None
         handle = Line2D([], [], color=style.color, linestyle=style.line, linewidth=style.width)
         handle.set(marker=style.marker, markersize=4.2, markeredgewidth=0, label=method)
         handles.append(handle)
-    _put_legend(figure, handles + extra)
-
-
-def _put_legend(
-    figure: Figure, handles: Sequence[Line2D | Patch], handlelength: float = 2.9
-) -> None:
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        handlelength=handlelength,
-        columnspacing=1.1,
-        borderpad=0.0,
-        labelspacing=0.35,
-    )
+    put_legend(figure, handles + extra)
 
 
 def _accuracy_text(comparison: Comparison) -> str:
@@ -319,14 +266,3 @@ def _accuracy_text(comparison: Comparison) -> str:
         for entry in comparison["methods"]
     ]
     return "Best accuracy: " + ", ".join(best) + "."
-
-
-def _slug(method: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9]+", "-", method)
-
-
-def _svg(figure: Figure, name: str, title: str, description: str) -> str:
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
-    return for_page(buffer.getvalue(), name=name, title=title, description=description)

@@ -38,6 +38,7 @@ from goldiprox.training.optimization import (
     training_step,
 )
 from goldiprox.training.step import Chooser
+from goldiprox.training.trajectory import Start
 
 __all__ = ["CheckpointEvery", "Evaluation", "Loop", "Report", "Task", "Trained", "train"]
 
@@ -118,6 +119,7 @@ def train(
     hooks: Sequence[Hook] = (),
     plan: PlanFactory | None = None,
     companion: nn.Module | None = None,
+    start: Start | None = None,
     checkpoint: CheckpointEvery | None = None,
     report: Report | None = None,
 ) -> Trained:
@@ -135,6 +137,7 @@ def train(
         plan: which candidates each step draws, instead of the method's own plan.
         companion: the model trained beside the learner, for methods that want one that is trained
             already; its weights are changed.
+        start: where another run was, to begin there; data order and chance are this run's own.
         checkpoint: how often to save an unfinished run.
         report: told of progress.
 
@@ -156,6 +159,7 @@ def train(
         hooks=hooks,
         plan=plan,
         companion=companion,
+        start=start,
     )
     if folder is not None:
         assert manifest is not None
@@ -181,12 +185,14 @@ class Loop:
         hooks: Sequence[Hook] = (),
         plan: PlanFactory | None = None,
         companion: nn.Module | None = None,
+        start: Start | None = None,
     ) -> None:
         self.config = config
         self.task = task
         self.folder = folder
         self.keep_best = keep_best
         self.hooks = tuple(hooks)
+        self._start = start
         self.per_epoch = config.steps_per_epoch(len(task.train))
         self.total = config.total_steps(len(task.train))
         self.device = resolve_device(config.device)
@@ -470,6 +476,9 @@ class Loop:
                 )
 
     def _restore(self) -> None:
+        if self._start is not None:
+            self._start.apply(self.model, self.optimizer)
+            self.step = self._start.epoch * self.per_epoch
         if self.folder is None:
             return
         state = self.folder.load_checkpoint()

@@ -4,8 +4,8 @@
 2020; Paul et al. 2021, section 4). One gradient holds as many numbers as the model has parameters,
 so none is ever held whole: each example is repeated once for each logit, one backward pass brings
 every layer's inputs and output gradients, and each layer's share of the matrix is added from these
-(:mod:`goldiprox.evidence.gradients.gram_products`). What no rule covers is taken with ``torch.func``,
-some columns at a time.
+(:mod:`goldiprox.evidence.gradients.gram_products`). What no rule covers is taken with
+``torch.func``, some columns at a time.
 """
 
 from __future__ import annotations

@@ -256,6 +256,8 @@ def _add_weighted(
         left = slice(rows.start // copies, rows.stop // copies)
         right = slice(others.start // copies, others.stop // copies)
         products *= weight(left, right)[:, None, :, :, None, :]
-        target += products.sum((2, 5)).flatten(2, 3).flatten(0, 1) if T > 1 else products.view(
-            target.shape
+        target += (
+            products.sum((2, 5)).flatten(2, 3).flatten(0, 1)
+            if T > 1
+            else products.view(target.shape)
         )
