@@ -19,16 +19,21 @@ from tyro.conf import OmitArgPrefixes as Flat
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.data.datasets import load
 from goldiprox.data.splits import DataConfig, Splits, make_splits
+from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.precompute.given import table_from_model, table_from_values
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.report.methods import methods_table, variants_table
+from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
 from goldiprox.schema import ConfigError, GoldiproxError
+from goldiprox.selection.pruning import PruneRule
 from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.workflows.compare import compare
 from goldiprox.workflows.irreducible import make_irreducible, take_irreducible
 from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.prune import prune_scores
 from goldiprox.workflows.report import report_runs
+from goldiprox.workflows.score import make_scores
 from goldiprox.workflows.train import train_one
 
 __all__ = ["main"]
@@ -193,6 +198,73 @@ def _irreducible(
     _wrote(out)
 
 
+def _score(
+    data: Flat[_Data],
+    settings: Flat[ScoreConfig],
+    keeping: Flat[_Keeping],
+    il: IrreducibleConfig,
+    out: Path,
+    irreducible: Path | None = None,
+    workers: int | None = None,
+) -> None:
+    """Score every training example by watching replicas of a model train; one table for all scores.
+
+    All data that is not test is scored, whatever --holdout says. Interrupted, the same command goes
+    on; replicas already done are kept, and used again when more are asked for.
+
+    Args:
+        out: The table to write, such as scores.parquet; its replicas are kept in <out>.run.
+        il: The irreducible-loss models, where that score is asked for: each scores one half.
+        irreducible: Irreducible-loss table of the whole training set to use instead.
+        workers: Processes that train replicas side by side; unless given, one a thread on a CPU.
+    """
+    splits = _splits(data)
+    with _Shown() as shown:
+        result = make_scores(
+            splits,
+            settings,
+            out,
+            irreducible=il,
+            table=None if irreducible is None else ScoreTable.read(irreducible),
+            workers=workers,
+            progress=shown,
+            checkpoint=keeping.every(),
+        )
+    _told(result)
+    _wrote(out)
+
+
+def _prune(
+    scores: tyro.conf.Positional[Path],
+    rule: Flat[PruneRule],
+    out: Path,
+    by: str | None = None,
+    group: str | None = None,
+    join: tuple[str, ...] = (),
+) -> None:
+    """Keep part of a data set by a score, the hardest first; say what each class loses.
+
+    The file written goes to goldiprox train and compare as --subset.
+
+    Args:
+        scores: Score table.
+        by: Score to prune by, such as el2n; random does without.
+        out: The table of what is kept, such as kept.parquet.
+        group: Column that numbers groups whose losses are to be shown too.
+        join: Further tables, separated by commas, whose columns are put beside the scores by id.
+    """
+    others = [ScoreTable.read(Path(path)) for path in join]
+    pruned = prune_scores(ScoreTable.read(scores), rule, out, by=by, group=group, others=others)
+    print(f"kept {pruned['kept']:,} of {pruned['of']:,} examples")
+    for name, rows in pruned["losses"].items():
+        _console().print(losses_table(name, rows))
+        for line in loss_warnings(name, rows):
+            print(line)
+    if not pruned["losses"]:
+        print("this table has no classes, so what each class loses is not known")
+    _wrote(out)
+
+
 def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
     """Make a report from run folders again, or from the folder that compare wrote.
 
@@ -218,6 +290,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": _compare,
     "train": _train,
     "irreducible": _irreducible,
+    "score": _score,
+    "prune": _prune,
     "report": _report,
     "methods": _methods,
 }
@@ -263,9 +337,7 @@ def _command() -> str:
 
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100)  # a file or a pipe has no width to fit into
+    console = _console()
     console.print(terminal_table(comparison))
     for line in verdict_lines(comparison):
         console.print(line, highlight=False)
@@ -274,6 +346,11 @@ def _print_comparison(comparison: dict[str, Any]) -> None:
 def _told(result: dict[str, Any]) -> None:
     for name, value in result.items():
         print(f"{name:>22}  {value}")
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=100)  # a pipe has no width to fit
 
 
 def _wrote(path: Path) -> None:

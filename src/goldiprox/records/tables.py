@@ -129,6 +129,44 @@ class ScoreTable:
                     f"{_short(value)} here; {remedy}"
                 )
 
+    def join(self, other: ScoreTable) -> ScoreTable:
+        """This table with another one's columns beside its own, for the ids that both have.
+
+        Args:
+            other: of the same data. Its labels may differ: a score before noise is worth holding
+                against the same score after it.
+
+        Returns:
+            A table in this one's order; its provenance is this one's, with the other's under
+            ``joined``.
+
+        Raises:
+            TableError: if the tables are of different data, share no id, or both have a column.
+        """
+        ours, theirs = (table.provenance.get("fingerprint") for table in (self, other))
+        if ours != theirs and None not in (ours, theirs):
+            raise TableError(
+                f"{self._name} and {other._name} belong to different data ({_short(ours)} and "
+                f"{_short(theirs)}); join tables of one data set"
+            )
+        clash = [name for name in other.columns if name in self.columns]
+        if clash:
+            raise TableError(
+                f"{self._name} and {other._name} both have a column {clash[0]}; rename one"
+            )
+        common_N = np.isin(self.ids_N, other.ids_N)
+        if not common_N.any():
+            raise TableError(f"{self._name} and {other._name} have no id in common")
+        rows = other.rows(self.ids_N[common_N], "")
+        columns = {name: values[common_N] for name, values in self.columns.items()}
+        columns |= {name: values[rows] for name, values in other.columns.items()}
+        joined = [*self.provenance.get("joined", []), dict(other.provenance)]
+        return ScoreTable(
+            ids_N=self.ids_N[common_N],
+            columns=columns,
+            provenance={**self.provenance, "joined": joined},
+        )
+
     def write(self, path: Path) -> None:
         """Write the table, whole or not at all."""
         arrays = {"id": pa.array(self.ids_N)}

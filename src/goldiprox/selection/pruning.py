@@ -1,0 +1,219 @@
+"""Choosing once, from a whole data set, what to keep: pruning by a score.
+
+Higher scores are harder examples and are kept first. Ties break by id, random choices are keyed by
+id, so the order of a table changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from goldiprox.schema import ConfigError, Evidence
+from goldiprox.seeds import stream
+from goldiprox.selection.groups import Stratified
+from goldiprox.selection.selectors import keyed_uniform, require_finite, top_k
+
+__all__ = ["Losses", "PruneRule", "Rule", "losses_by_group", "prune"]
+
+Rule = Literal["highest", "lowest", "window", "stratified", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRule:
+    """What is kept."""
+
+    keep: float = 0.5
+    """Share of the examples to keep, above 0 and at most 1."""
+
+    rule: Rule = "highest"
+    """highest (the hardest), lowest, window (the share --keep that begins at --offset of the
+    ascending order), stratified (drop the hardest --cutoff, then keep evenly over the range of the
+    scores: CCS), or random."""
+
+    offset: float = 0.0
+    """Share of the examples below the window, from 0 to 1 - keep."""
+
+    cutoff: float = 0.0
+    """Share of the hardest examples that stratified drops first, from 0 to 1 - keep: the more, the
+    more is pruned and the noisier the labels are."""
+
+    strata: int = 50
+    """Intervals of equal width into which stratified cuts the range of the scores."""
+
+    balanced: bool = False
+    """Keep the same share of every class, by the same rule within each."""
+
+    seed: int = 0
+    """Seed of random and stratified."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.keep) and 0 < self.keep <= 1):
+            raise ConfigError(f"--keep is {self.keep}; give a share in (0, 1], such as 0.5")
+        if self.rule not in get_args(Rule):
+            raise ConfigError(f'unknown --rule "{self.rule}"; known: {", ".join(get_args(Rule))}')
+        for name, rule in (("offset", "window"), ("cutoff", "stratified")):
+            value = getattr(self, name)
+            if value and self.rule != rule:
+                raise ConfigError(f"--{name} goes with --rule {rule}, not with {self.rule}")
+            if not 0 <= value <= 1 - self.keep + 1e-9:
+                raise ConfigError(
+                    f"--{name} {value} does not fit beside --keep {self.keep}: it must be from 0 "
+                    f"to {1 - self.keep:g}"
+                )
+        if self.strata < 1:
+            raise ConfigError(f"--strata is {self.strata}; it must be at least 1")
+
+
+def prune(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, classes_N: Tensor | None) -> Tensor:
+    """Choose what to keep.
+
+    Args:
+        rule: how.
+        scores_N: finite; higher is harder.
+        ids_N: int64 ids, all different.
+        classes_N: int64, for ``balanced``.
+
+    Returns:
+        int64 positions of what is kept, ascending: ``round(keep * N)`` of them, at least one.
+
+    Raises:
+        NonFinite: if a score is NaN or infinite.
+        ConfigError: if ``balanced`` is asked for without classes.
+    """
+    require_finite(scores_N, ids_N, "score")
+    count = _kept(rule.keep, len(ids_N))
+    if not rule.balanced:
+        return RULES[rule.rule](rule, scores_N, ids_N, count).sort().values
+    if classes_N is None:
+        raise ConfigError("balanced pruning needs each example's class")
+    parts = []
+    for members, share in _quotas(classes_N, count):
+        kept = RULES[rule.rule](rule, scores_N[members], ids_N[members], share)
+        parts.append(members[kept])
+    return torch.cat(parts).sort().values
+
+
+def _kept(keep: float, count: int) -> int:
+    return max(1, round(keep * count)) if count else 0
+
+
+def _quotas(classes_N: Tensor, count: int) -> list[tuple[Tensor, int]]:
+    """Positions of each class and how many of them to keep: in proportion, ``count`` in all."""
+    names, sizes = torch.unique(classes_N, return_counts=True)
+    exact = sizes.double() * count / len(classes_N)
+    quotas = exact.floor().long()
+    # The largest remainders get what rounding down left over.
+    order = (exact - quotas).argsort(descending=True, stable=True)
+    quotas[order[: count - int(quotas.sum())]] += 1
+    return [
+        ((classes_N == name).nonzero().squeeze(1), int(quota))
+        for name, quota in zip(names, quotas, strict=True)
+    ]
+
+
+def _highest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
+    del rule
+    return top_k(scores_N, ids_N, count)
+
+
+def _lowest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
+    del rule
+    return top_k(-scores_N, ids_N, count)
+
+
+def _window(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
+    """The examples from ``offset`` on, in ascending order of the score."""
+    by_id = ids_N.argsort()
+    ascending = by_id[scores_N[by_id].argsort(stable=True)]
+    start = min(round(rule.offset * len(ids_N)), len(ids_N) - count)
+    return ascending[start : start + count]
+
+
+def _stratified(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
+    """Coverage-centric core-set selection (Zheng et al. 2023, arXiv:2210.15809)."""
+    left = max(count, len(ids_N) - round(rule.cutoff * len(ids_N)))
+    easier = top_k(-scores_N, ids_N, left)
+    pool = Evidence(ids_B=ids_N[easier], loss_B=scores_N[easier])
+    even = Stratified(lambda evidence: evidence.need("loss_B"), rule.strata)
+    return easier[even(pool, count, stream(rule.seed, "prune")).positions_k]
+
+
+def _random(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
+    del scores_N
+    return top_k(keyed_uniform(ids_N, stream(rule.seed, "prune")), ids_N, count)
+
+
+RULES: dict[str, Callable[[PruneRule, Tensor, Tensor, int], Tensor]] = {
+    "highest": _highest,
+    "lowest": _lowest,
+    "window": _window,
+    "stratified": _stratified,
+    "random": _random,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What pruning took from one class or group.
+
+    Attributes:
+        group: its number.
+        before: examples before.
+        removed: examples removed.
+        excessive: whether it lost far more than its share: the odds of being removed are more than
+            twice those of all others, and by more than chance does (3 standard deviations).
+    """
+
+    group: int
+    before: int
+    removed: int
+    excessive: bool
+
+    @property
+    def kept(self) -> int:
+        """Examples that are left."""
+        return self.before - self.removed
+
+
+def losses_by_group(groups_N: Tensor, kept: Tensor) -> list[Losses]:
+    """What pruning took from each group, in the order of their numbers.
+
+    Args:
+        groups_N: int64, of all examples.
+        kept: int64 positions of what is kept.
+    """
+    is_kept_N = torch.zeros(len(groups_N), dtype=torch.bool)
+    is_kept_N[kept] = True
+    removed_all = int((~is_kept_N).sum())
+    found = []
+    for group in torch.unique(groups_N).tolist():
+        member_N = groups_N == group
+        before, removed = int(member_N.sum()), int((member_N & ~is_kept_N).sum())
+        found.append(
+            Losses(
+                group=int(group),
+                before=before,
+                removed=removed,
+                excessive=_excessive(before, removed, len(groups_N), removed_all),
+            )
+        )
+    return found
+
+
+def _excessive(before: int, removed: int, total: int, total_removed: int) -> bool:
+    others, others_removed = total - before, total_removed - removed
+    if others == 0 or total_removed in (0, total):
+        return False
+    # Half a case more on each side keeps the odds finite.
+    odds = (removed + 0.5) / (before - removed + 0.5)
+    other_odds = (others_removed + 0.5) / (others - others_removed + 0.5)
+    share = total_removed / total
+    # Spread of a hypergeometric draw: what pruning at random would do to this group.
+    spread = math.sqrt(before * share * (1 - share) * others / max(1, total - 1))
+    return odds > 2 * other_odds and removed - before * share > 3 * spread

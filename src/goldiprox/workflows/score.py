@@ -1,0 +1,304 @@
+"""Make a score table: train the replicas, average, put what belongs beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from goldiprox.config import IrreducibleConfig, config_hash
+from goldiprox.data.splits import Splits, make_splits
+from goldiprox.models.registry import factory_name
+from goldiprox.models.vision import Factory
+from goldiprox.precompute.data_diet import LABEL, ScoreConfig, average, input_norms
+from goldiprox.precompute.diet_scores import SCORES, score
+from goldiprox.precompute.irreducible import irreducible_cost
+from goldiprox.records.ledger import Ledger
+from goldiprox.records.runs import RunFolder, first_difference, versions
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.schema import TableError
+from goldiprox.selection.methods import METHODS
+from goldiprox.training.loop import CheckpointEvery
+from goldiprox.workflows.arms import Arm, require_possible
+from goldiprox.workflows.irreducible import irreducible_for
+from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.replicas import replica_tables
+
+__all__ = ["cross_fitted_losses", "halves_of", "make_scores", "score_table"]
+
+
+def make_scores(
+    splits: Splits,
+    config: ScoreConfig,
+    out: Path,
+    *,
+    irreducible: IrreducibleConfig | None = None,
+    table: ScoreTable | None = None,
+    factory: Factory | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    checkpoint: CheckpointEvery | None = None,
+) -> dict[str, Any]:
+    """Make a score table and write it to ``out``; its replicas are kept in ``<out>.run``.
+
+    Args:
+        splits: the data; everything that is not test is scored.
+        config: settings.
+        out: the table.
+        irreducible: settings of the irreducible-loss models, if that score is asked for.
+        table: irreducible losses of all these examples to use instead.
+        factory: the model's factory, if not looked up by name.
+        workers: processes that train replicas side by side; None decides.
+        progress: told what is going on.
+        checkpoint: how often unfinished runs are saved.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        ConfigError: if settings do not fit the data.
+        TableError: if ``out`` exists and is another table, or irreducible losses are missing.
+        CheckpointError: if ``<out>.run`` holds replicas of other settings.
+    """
+    made = score_table(
+        splits,
+        config,
+        out,
+        out.with_name(out.name + ".run"),
+        irreducible=irreducible,
+        table=table,
+        factory=factory,
+        workers=workers,
+        progress=progress or Progress(),
+        checkpoint=checkpoint,
+    )
+    accuracies = [replica["accuracy"] for replica in made.provenance["replicas"]]
+    cost = Ledger.from_json(made.provenance["ledger"]).total()
+    told = {
+        "scored": f"{len(made):,} examples, {len(made.provenance['scores'])} scores",
+        "columns": ", ".join(name for name in made.columns if not name.endswith("_std")),
+        "cost": f"{cost.seconds:.1f} s over all replicas, {cost.flops:.3g} FLOPs",
+    }
+    if accuracies:
+        told["replicas"] = (
+            f"{len(accuracies)} of {config.model}, {config.trained_epochs} epochs, test accuracy "
+            f"{np.mean(accuracies):.1%} on average"
+        )
+    told |= {f"note on {name}": note for name, note in made.provenance["notes"].items()}
+    return told
+
+
+def score_table(
+    splits: Splits,
+    config: ScoreConfig,
+    path: Path,
+    folder: Path,
+    *,
+    irreducible: IrreducibleConfig | None = None,
+    table: ScoreTable | None = None,
+    factory: Factory | None = None,
+    workers: int | None = None,
+    progress: Progress,
+    checkpoint: CheckpointEvery | None = None,
+) -> ScoreTable:
+    """Read the score table at ``path`` if it is there and fits, else make it.
+
+    Raises:
+        ConfigError, TableError, CheckpointError: see :func:`make_scores`.
+    """
+    if factory is not None:
+        config = replace(config, model=factory_name(factory))
+    irreducible = irreducible or IrreducibleConfig()
+    identity = _identity(splits, config, irreducible, table)
+    if path.exists():
+        return _found(path, identity)
+    if table is not None and IRREDUCIBLE_LOSS not in config.columns:
+        raise TableError(
+            "an irreducible-loss table was given but is not asked for; name irreducible-loss among "
+            "--scores"
+        )
+    data = splits.full
+    task = Arm(name="uniform", method=METHODS["uniform"], full=True).task(splits)
+    require_possible(config.training(0), task, factory)
+    columns = {LABEL: data.targets_N.numpy().astype(np.float32)}
+    if "input-norm" in config.scores:
+        columns["input_norm"] = input_norms(splits)  # first: it may refuse the data
+    if IRREDUCIBLE_LOSS in config.columns:
+        if table is None:
+            table = cross_fitted_losses(
+                splits,
+                irreducible,
+                folder / "irreducible",
+                target_model=config.model,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
+        columns[IRREDUCIBLE_LOSS] = _joined(table, splits)
+    replicas = []
+    if config.entries:
+        replicas = replica_tables(
+            splits,
+            config,
+            folder,
+            factory=factory,
+            checkpoint=checkpoint,
+            workers=workers,
+            progress=progress,
+        )
+        columns |= average(replicas)
+    made = ScoreTable(
+        ids_N=data.ids_N.numpy(),
+        columns=_in_order(columns, config),
+        provenance={
+            "kind": "scores",
+            "dataset": splits.dataset.name,
+            "fingerprint": splits.dataset.fingerprint,
+            "label_digest": data.label_digest(),
+            "class_names": list(splits.dataset.class_names),
+            "config": identity,
+            "config_hash": config_hash(identity),
+            "model": config.model,
+            "replicas": [replica.provenance["replica"] for replica in replicas],
+            "scores": {score(n).column: _meaning(n) for n in config.scores},
+            "notes": {n: SCORES[n].note for n in config.scores if SCORES[n].note},
+            "ledger": _costs(replicas, table).to_json(),
+            "versions": versions(),
+        },
+    )
+    made.write(path)
+    return replace(made, path=path)
+
+
+def cross_fitted_losses(
+    splits: Splits,
+    config: IrreducibleConfig,
+    folder: Path,
+    *,
+    target_model: str,
+    progress: Progress,
+    checkpoint: CheckpointEvery | None = None,
+) -> ScoreTable:
+    """Irreducible losses of the whole training set, with nothing set aside.
+
+    Two models, each trained on one half, score the half that they have not seen (Mindermann et al.
+    2022, table 3).
+
+    Args:
+        splits: the data, however it is divided.
+        config: settings of the two models.
+        folder: where their runs are kept, ``half-0`` and ``half-1``.
+        target_model: the model that is to be trained; decides what ``auto`` means.
+        progress: told what is going on.
+        checkpoint: how often unfinished runs are saved.
+
+    Returns:
+        A table with the column ``irreducible_loss``.
+    """
+    tables = []
+    for number, half in enumerate(halves_of(splits)):
+        tables.append(
+            irreducible_for(
+                half,
+                config,
+                folder / f"half-{number}.parquet",
+                RunFolder(folder / f"half-{number}"),
+                target_model=target_model,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
+        )
+    costs = [irreducible_cost(table) for table in tables]
+    return ScoreTable(
+        ids_N=np.concatenate([table.ids_N for table in tables]),
+        columns={IRREDUCIBLE_LOSS: np.concatenate([t.columns[IRREDUCIBLE_LOSS] for t in tables])},
+        provenance={
+            "kind": "irreducible-loss",
+            "fingerprint": splits.dataset.fingerprint,
+            "label_digest": splits.full.label_digest(),
+            "halves": [dict(table.provenance) for table in tables],
+            "ledger": costs[0].merged(costs[1]).to_json(),
+        },
+    )
+
+
+def halves_of(splits: Splits) -> list[Splits]:
+    """Two divisions of the training set: in each one half is scored, the other trained on."""
+    config = replace(splits.config, holdout_mode="halves", holdout=None, holdout_noise=True)
+    whole = make_splits(splits.dataset, config)
+    return [
+        replace(
+            whole, train=fold.scored, holdout=fold.fit, validation=fold.validation, folds=(fold,)
+        )
+        for fold in whole.folds
+    ]
+
+
+def _identity(
+    splits: Splits, config: ScoreConfig, irreducible: IrreducibleConfig, table: ScoreTable | None
+) -> dict[str, Any]:
+    """Everything that decides what the table holds; where files lie does not."""
+    settings = asdict(config) | {"scores": list(config.scores), "epoch": list(config.epoch)}
+    identity: dict[str, Any] = {
+        "fingerprint": splits.dataset.fingerprint,
+        "labels": splits.full.label_digest(),
+        "augment": splits.config.augment,
+        "score": settings,
+    }
+    if IRREDUCIBLE_LOSS in config.columns:
+        identity["irreducible"] = (
+            {**asdict(irreducible), "data_seed": splits.config.data_seed}
+            if table is None
+            else table.provenance.get("config_hash")
+        )
+    return identity
+
+
+def _found(path: Path, identity: Mapping[str, Any]) -> ScoreTable:
+    found = ScoreTable.read(path)
+    there = found.provenance.get("config")
+    if there != identity:
+        raise TableError(
+            f"score table {path} was made with other settings "
+            f"({first_difference(there, identity)}); choose another --out, or delete it "
+            f"(its replicas in {path}.run are used again)"
+        )
+    return found
+
+
+def _joined(table: ScoreTable, splits: Splits) -> Any:
+    remedy = (
+        "leave --irreducible out, and two models that score each other's half are trained, or give "
+        "a table of the whole training set"
+    )
+    table.require(remedy, fingerprint=splits.dataset.fingerprint)
+    values = table.column_for(IRREDUCIBLE_LOSS, splits.full.ids_N, remedy)
+    table.require(remedy, label_digest=splits.full.label_digest())
+    return values.numpy()
+
+
+def _in_order(columns: dict[str, Any], config: ScoreConfig) -> dict[str, Any]:
+    """The label first, then the scores as they were asked for, each with what belongs to it."""
+    wanted = [LABEL, *config.columns]
+
+    def place(name: str) -> tuple[int, bool, str]:
+        owners = [c for c in wanted if name == c or name.startswith(f"{c}_")]
+        # The longest, for grand_init is no relative of grand; the rest goes with forgetting.
+        owner = max(owners, key=len) if owners else "forgetting"
+        return wanted.index(owner), name != owner, name
+
+    return {name: columns[name] for name in sorted(columns, key=place)}
+
+
+def _meaning(name: str) -> dict[str, Any]:
+    entry = score(name)
+    return {"meaning": entry.meaning, "source": entry.source}
+
+
+def _costs(replicas: Sequence[ScoreTable], table: ScoreTable | None) -> Ledger:
+    ledger = Ledger.from_json({} if table is None else table.provenance.get("ledger", {}))
+    for replica in replicas:
+        ledger = ledger.merged(Ledger.from_json(replica.provenance["ledger"]))
+    return ledger

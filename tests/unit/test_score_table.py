@@ -1,0 +1,199 @@
+"""Score tables over replicas: averages, resuming, joined columns, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from goldiprox.config import IrreducibleConfig
+from goldiprox.precompute.data_diet import ScoreConfig, average, score_replica
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.schema import CheckpointError, ConfigError, TableError
+from goldiprox.training.loop import CheckpointEvery
+from goldiprox.workflows import replicas as replicas_module
+from goldiprox.workflows.score import halves_of, make_scores
+
+CONFIG = ScoreConfig(
+    model="mlp-128", scores=("el2n", "forgetting", "input-norm"), replicas=2, epoch=(2,), batch=16
+)
+
+
+def test_the_table_is_the_mean_of_its_replicas(make_tiny_splits, tmp_path):
+    splits = make_tiny_splits(label_noise=0.2)
+    out = tmp_path / "s.parquet"
+    make_scores(splits, CONFIG, out)
+    table = ScoreTable.read(out)
+    assert table.ids_N.tolist() == splits.full.ids_N.tolist()
+    assert list(table.columns) == [
+        *("label", "el2n", "el2n_std", "forgetting", "first_learnt", "first_learnt_std"),
+        *("forgetting_std", "never_learnt", "input_norm"),
+    ]
+    alone = [score_replica(splits, CONFIG, n).columns["el2n"].astype(np.float64) for n in (0, 1)]
+    assert not np.allclose(alone[0], alone[1], atol=0.01)  # independent seeds
+    assert np.allclose(table.columns["el2n"], np.mean(alone, axis=0), atol=1e-6)
+    assert np.allclose(table.columns["el2n_std"], np.std(alone, axis=0, ddof=1), atol=1e-6)
+    assert [r["seed"] for r in table.provenance["replicas"]] == [0, 1]
+    assert table.columns["label"].tolist() == splits.full.targets_N.tolist()
+    # Told apart by their labels alone.
+    clean = make_tiny_splits()
+    with pytest.raises(TableError, match="other labels"):
+        table.require("make it again", label_digest=clean.full.label_digest())
+
+
+def test_more_replicas_use_the_old_ones_again(make_tiny_splits, tmp_path, monkeypatch):
+    splits = make_tiny_splits()
+    out = tmp_path / "s.parquet"
+    make_scores(splits, CONFIG, out)
+    before = out.read_bytes()
+    trained = []
+
+    def counting(splits, config, replica, *rest, **more):
+        trained.append(replica)
+        return score_replica(splits, config, replica, *rest, **more)
+
+    monkeypatch.setattr(replicas_module, "score_replica", counting)
+    make_scores(splits, CONFIG, out)
+    assert (out.read_bytes(), trained) == (before, [])
+    more = dataclasses.replace(CONFIG, replicas=3)
+    with pytest.raises(TableError, match=r"replicas is 2 there, 3 now"):
+        make_scores(splits, more, out)
+    out.unlink()
+    make_scores(splits, more, out)
+    assert trained == [2]
+    assert len(ScoreTable.read(out).provenance["replicas"]) == 3
+    out.unlink()
+    with pytest.raises(CheckpointError, match=r"score.batch is 16 there, 32 now"):
+        make_scores(splits, dataclasses.replace(CONFIG, batch=32), out)
+
+
+def test_a_killed_replica_goes_on_and_ends_the_same(make_tiny_splits, tmp_path):
+    """Stopped in the middle of an epoch, after a checkpoint in the middle of another."""
+    splits = make_tiny_splits(label_noise=0.2)
+    config = dataclasses.replace(
+        CONFIG,
+        scores=("el2n", "grand-init", "forgetting", "aum", "margin"),
+        epoch=(0, 1, 3),
+        epochs=5,
+        batch=4,  # 48 steps an epoch
+    )
+    whole = score_replica(splits, config, 0)
+
+    class Stop(Exception):  # noqa: N818 - no error: the test's own way to kill a run
+        pass
+
+    def stop_at(step, total, status):
+        del total, status
+        if step >= 110:
+            raise Stop
+
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(Stop):
+        score_replica(
+            splits, config, 0, folder, checkpoint=CheckpointEvery(steps=100), report=stop_at
+        )
+    assert list(folder.path.glob("checkpoint-*"))
+    resumed = score_replica(splits, config, 0, folder, checkpoint=CheckpointEvery(steps=100))
+    assert list(resumed.columns) == list(whole.columns)
+    for name, values in whole.columns.items():
+        assert np.array_equal(values, resumed.columns[name]), name
+
+
+def test_side_by_side_gives_what_one_after_another_gives(make_tiny_splits, tmp_path):
+    splits = make_tiny_splits()
+    config = dataclasses.replace(CONFIG, replicas=2, scores=("el2n", "aum"))
+    tables = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.parquet"
+        make_scores(splits, config, out, workers=workers)
+        tables.append(ScoreTable.read(out))
+    for name, values in tables[0].columns.items():
+        assert np.array_equal(values, tables[1].columns[name]), name
+
+
+def test_a_model_that_cannot_be_sent_to_processes_is_refused(make_tiny_splits, tmp_path):
+    with pytest.raises(ConfigError, match="--workers 1"):
+        make_scores(
+            make_tiny_splits(),
+            CONFIG,
+            tmp_path / "s.parquet",
+            factory=lambda shape, classes: __import__("torch").nn.Sequential(
+                __import__("torch").nn.Flatten(), __import__("torch").nn.Linear(16, classes)
+            ),
+            workers=2,
+        )
+
+
+IL = IrreducibleConfig(epochs=2)
+WITH_IL = dataclasses.replace(CONFIG, scores=("el2n", "irreducible-loss"), replicas=1, epoch=(1,))
+
+
+def test_irreducible_losses_come_from_the_half_that_was_not_seen(make_tiny_splits, tmp_path):
+    splits = make_tiny_splits(duplicate=2)
+    halves = halves_of(splits)
+    origins = [set(half.train.origin_N.tolist()) for half in halves]
+    assert not origins[0] & origins[1]
+    assert origins[0] | origins[1] == set(splits.full.origin_N.tolist())
+    for half in halves:
+        seen = [set(part.origin_N.tolist()) for part in (half.train, half.holdout, half.validation)]
+        assert not seen[0] & seen[1]
+        assert not seen[0] & seen[2]
+        assert not seen[1] & seen[2]
+    out = tmp_path / "s.parquet"
+    make_scores(splits, WITH_IL, out, irreducible=IL)
+    table = ScoreTable.read(out)
+    assert np.isfinite(table.columns[IRREDUCIBLE_LOSS]).all()
+    assert table.provenance["ledger"]["phases"]["irreducible-training"]["steps"] > 0
+
+
+def test_a_table_of_irreducible_losses_is_joined_or_refused(make_tiny_splits, make_table, tmp_path):
+    splits = make_tiny_splits()
+    note = {
+        "fingerprint": splits.dataset.fingerprint,
+        "label_digest": splits.full.label_digest(),
+    }
+    whole = make_table(splits.full.ids_N.flip(0), provenance=note)
+    make_scores(splits, WITH_IL, tmp_path / "s.parquet", table=whole)
+    found = ScoreTable.read(tmp_path / "s.parquet")
+    wanted = dict(zip(whole.ids_N.tolist(), whole.columns[IRREDUCIBLE_LOSS], strict=True))
+    assert found.columns[IRREDUCIBLE_LOSS].tolist() == [wanted[i] for i in found.ids_N.tolist()]
+    for given, told in [
+        (make_table(splits.train.ids_N, provenance=note), "lacks"),
+        (make_table(splits.full.ids_N, provenance=note | {"label_digest": "x"}), "other labels"),
+        (make_table(splits.full.ids_N, provenance=note | {"fingerprint": "x"}), "other data"),
+    ]:
+        with pytest.raises(TableError, match=told):
+            make_scores(splits, WITH_IL, tmp_path / "t.parquet", table=given)
+    with pytest.raises(TableError, match="not asked for"):
+        make_scores(splits, CONFIG, tmp_path / "t.parquet", table=whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"scores": ("el2n", "elan")}, 'unknown score "elan"; known: el2n'),
+        ({"scores": ()}, "--scores is empty"),
+        ({"scores": ("el2n", "el2n")}, "twice"),
+        ({"replicas": 0}, "replicas is 0"),
+        ({"epoch": (-1,)}, "--epoch -1"),
+        ({"epoch": (5,), "epochs": 3}, "--epoch 5 is never reached"),
+        ({"batch": 0}, "batch is 0"),
+        ({"lr": -1.0}, "lr is -1"),
+    ],
+)
+def test_impossible_settings_are_refused(change, told):
+    with pytest.raises(ConfigError, match=told):
+        ScoreConfig(**change)
+
+
+def test_replicas_that_do_not_match_are_refused():
+    def table(ids, **columns):
+        arrays = {k: np.array(v, dtype=np.float32) for k, v in columns.items()}
+        return ScoreTable(ids_N=np.array(ids), columns=arrays, provenance={})
+
+    with pytest.raises(TableError, match="do not match"):
+        average([table([1, 2], a=[0, 1]), table([2, 1], a=[0, 1])])
+    with pytest.raises(TableError, match="a is NaN or infinite"):
+        average([table([1], a=[np.nan])])
