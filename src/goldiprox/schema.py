@@ -35,6 +35,7 @@ __all__ = [
     "MissingEvidence",
     "NonFinite",
     "Selection",
+    "SequenceError",
     "TableError",
     "id_list",
 ]
@@ -54,6 +55,10 @@ class DataError(GoldiproxError):
 
 class TableError(GoldiproxError):
     """A score table does not fit what it is asked for: other data, other labels, ids missing."""
+
+
+class SequenceError(GoldiproxError):
+    """A recorded sequence is damaged, or does not fit the data or the step it is replayed on."""
 
 
 class CheckpointError(GoldiproxError):
