@@ -22,7 +22,10 @@ class Hook:
         """Before the first step of this process; after a checkpoint was loaded, if there is one."""
 
     def stepped(self, loop: Loop, record: StepRecord) -> None:
-        """After each step. The record's tensors are on the device; bring them over in bulk."""
+        """After each step. The record's tensors are on the device; bring them over in bulk.
+
+        ``loop.drawn`` is what the step drew.
+        """
 
     def epoch_ended(self, loop: Loop, epoch: int) -> None:
         """After the last step of an epoch, before its evaluation.
@@ -31,6 +34,9 @@ class Hook:
             loop: the run.
             epoch: passes over the pools done so far, 1 at the end of the first.
         """
+
+    def finished(self, loop: Loop) -> None:
+        """After the last step and its evaluation, before the run's records are written."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep of the hook: JSON values and tensors."""

@@ -221,6 +221,7 @@ class Loop:
         self.best: dict[str, Tensor] | None = None
         self.step = 0
         self.examples = 0
+        self.drawn: Draw | None = None
         self._corrupted_N = task.train.corrupted_N
         self._require_batches_that_normalise()
         few = self.feeder(task.train, torch.arange(min(8, len(task.train))))
@@ -297,6 +298,8 @@ class Loop:
             for hook in self.hooks:
                 hook.started(self)
             self._steps(checkpoint, report)
+            for hook in self.hooks:
+                hook.finished(self)
         return self._finish()
 
     def _steps(self, checkpoint: CheckpointEvery, report: Report) -> None:
@@ -322,7 +325,7 @@ class Loop:
     def one_step(self) -> None:
         """Draw a pool, choose from it, train on what was chosen."""
         config, clock = self.config, self.clock
-        draw = self.plan.draw(self.step)
+        draw = self.drawn = self.plan.draw(self.step)
         positions_B = draw.positions_B
         size = positions_B.numel()
         # Drawn for the whole pool even where only the chosen part is loaded, so that every method
