@@ -16,7 +16,7 @@ from goldiprox.data.splits import Splits
 from goldiprox.records.files import whole_file
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
-from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, Table
 from goldiprox.seeds import stream
 
 __all__ = ["collect_gallery"]
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 
 def collect_gallery(
-    folders: Sequence[RunFolder], splits: Splits, table: ScoreTable | None, path: Path
+    folders: Sequence[RunFolder], splits: Splits, table: Table | None, path: Path
 ) -> None:
     """Write the examples worth looking at, with thumbnails, as one Parquet file.
 

@@ -25,7 +25,7 @@ from goldiprox.evidence.forward import ScoringPass, device_of
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.records.runs import RunFolder, versions, weights_bytes
-from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import (
@@ -268,13 +268,13 @@ def irreducible_losses(
     )
 
 
-def irreducible_cost(table: ScoreTable) -> Ledger:
+def irreducible_cost(table: Table) -> Ledger:
     """What making a table cost, by the two irreducible phases."""
     ledger: dict[str, Any] = table.provenance.get("ledger", {})
     return Ledger.from_json(ledger)
 
 
-def require_fitting(table: ScoreTable, splits: Splits) -> None:
+def require_fitting(table: Table, splits: Splits) -> None:
     """Refuse a table made for other data or labels, or lacking ids, before anything is trained.
 
     Raises:

@@ -1,9 +1,13 @@
-"""Score tables: one Parquet file with an id, some columns of scores, and where they came from."""
+"""Score tables: one Parquet file with an id, some columns of scores, and where they came from.
+
+A table too large for memory is mapped from disk instead, see :mod:`goldiprox.records.mapped`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +23,83 @@ from torch import Tensor
 from goldiprox.records.files import whole_file
 from goldiprox.schema import TableError, id_list
 
-__all__ = ["IRREDUCIBLE_LOSS", "ScoreTable"]
+__all__ = ["IRREDUCIBLE_LOSS", "Lookup", "ScoreTable", "Table"]
 
 IRREDUCIBLE_LOSS = "irreducible_loss"
 METADATA_KEY = b"goldiprox"
 FORMAT = 1
 
+Lookup = Callable[[Tensor], Tensor]
+"""From int64 ids to float32 values on the ids' device, NaN where there is none; O(1) an id."""
+
+
+class Table(ABC):
+    """Scores by id with their provenance, in memory (:class:`ScoreTable`) or mapped from disk.
+
+    Attributes:
+        provenance: data fingerprint, label digest, configuration, weights digest, seeds, costs.
+        path: the file it was read from, for messages.
+    """
+
+    provenance: Mapping[str, Any]
+    path: Path | None
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Its columns of scores."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def column_for(self, column: str, ids: Tensor, remedy: str) -> Tensor:
+        """One column's values for some ids, in their order: float32, same shape as ``ids``.
+
+        Raises:
+            TableError: if the column or an id is missing, or a value is not finite.
+        """
+
+    @abstractmethod
+    def lookup(self, column: str) -> Lookup:
+        """A function for looking values up again and again.
+
+        Raises:
+            TableError: if there is no such column.
+        """
+
+    @property
+    def _name(self) -> str:
+        return f"score table {self.path}" if self.path else "the score table"
+
+    def _require_column(self, column: str) -> None:
+        if column not in self.names:
+            raise TableError(
+                f"{self._name} has no column {column}; it has: {', '.join(self.names) or 'none'}"
+            )
+
+    def require(self, remedy: str, **expected: str) -> None:
+        """Refuse the table unless its provenance says what is expected.
+
+        Args:
+            remedy: what to do, for the message.
+            **expected: provenance key to value, e.g. ``fingerprint=...``.
+
+        Raises:
+            TableError: naming the first key that differs and both values.
+        """
+        for key, value in expected.items():
+            found = self.provenance.get(key)
+            if found != value:
+                what = _MEANING.get(key, key)
+                raise TableError(
+                    f"{self._name} belongs to other {what}: {_short(found)} there, "
+                    f"{_short(value)} here; {remedy}"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreTable:
+class ScoreTable(Table):
     """Scores of N examples, addressed by id.
 
     Attributes:
@@ -60,8 +132,9 @@ class ScoreTable:
         return int(self.ids_N.shape[0])
 
     @property
-    def _name(self) -> str:
-        return f"score table {self.path}" if self.path else "the score table"
+    def names(self) -> tuple[str, ...]:
+        """Its columns of scores."""
+        return tuple(self.columns)
 
     @cached_property
     def _row_of_id(self) -> npt.NDArray[np.int64]:
@@ -97,10 +170,7 @@ class ScoreTable:
         Raises:
             TableError: if the column or an id is missing, or a value is not finite.
         """
-        if column not in self.columns:
-            raise TableError(
-                f"{self._name} has no column {column}; it has: {', '.join(self.columns) or 'none'}"
-            )
+        self._require_column(column)
         values = self.columns[column][self.rows(ids.cpu().numpy(), remedy)]
         if not np.isfinite(values).all():
             bad = ids.cpu()[torch.from_numpy(~np.isfinite(values))]
@@ -110,24 +180,25 @@ class ScoreTable:
             )
         return torch.from_numpy(values)
 
-    def require(self, remedy: str, **expected: str) -> None:
-        """Refuse the table unless its provenance says what is expected.
-
-        Args:
-            remedy: what to do, for the message.
-            **expected: provenance key to value, e.g. ``fingerprint=...``.
+    def lookup(self, column: str) -> Lookup:
+        """Look values up in a dense copy of the column that follows the ids to their device.
 
         Raises:
-            TableError: naming the first key that differs and both values.
+            TableError: if there is no such column.
         """
-        for key, value in expected.items():
-            found = self.provenance.get(key)
-            if found != value:
-                what = _MEANING.get(key, key)
-                raise TableError(
-                    f"{self._name} belongs to other {what}: {_short(found)} there, "
-                    f"{_short(value)} here; {remedy}"
-                )
+        self._require_column(column)
+        # At id + 1; ids below or above the table's land on the NaN at its ends.
+        dense = np.full(int(self.ids_N.max(initial=-1)) + 3, np.nan, dtype=np.float32)
+        dense[self.ids_N + 1] = self.columns[column]
+        held = torch.from_numpy(dense)
+
+        def values_of(ids_B: Tensor) -> Tensor:
+            nonlocal held
+            if held.device != ids_B.device:
+                held = held.to(ids_B.device)  # once, not every step
+            return held.index_select(0, ids_B.clamp(-1, len(held) - 2) + 1)
+
+        return values_of
 
     def join(self, other: ScoreTable) -> ScoreTable:
         """This table with another one's columns beside its own, for the ids that both have.

@@ -23,7 +23,7 @@ from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepLog, StepRecord
-from goldiprox.records.tables import ScoreTable
+from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.plans import Course, Draw, PlanFactory
@@ -113,7 +113,7 @@ def train(
     *,
     folder: RunFolder | None = None,
     manifest: dict[str, Any] | None = None,
-    irreducible: ScoreTable | None = None,
+    irreducible: Table | None = None,
     factory: Factory | None = None,
     keep_best: bool = False,
     hooks: Sequence[Hook] = (),
@@ -179,7 +179,7 @@ class Loop:
         task: Task,
         *,
         folder: RunFolder | None = None,
-        irreducible: ScoreTable | None = None,
+        irreducible: Table | None = None,
         factory: Factory | None = None,
         keep_best: bool = False,
         hooks: Sequence[Hook] = (),

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from goldiprox.batch import Batch, default_logits, ids_of, take
 from goldiprox.evidence.forward import BatchNormMode, Precision, ScoringPass
-from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.records.mapped import open_table
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
 from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import Method, method
@@ -77,7 +76,7 @@ class Chooser:
         method: str | Method = "rho-loss",
         *,
         share: float = 0.1,
-        irreducible: ScoreTable | str | Path | None = None,
+        irreducible: Table | str | Path | None = None,
         seed: int = 0,
         precision: Precision = "float32",
         micro_batch: int | None = None,
@@ -102,7 +101,7 @@ class Chooser:
             logits=logits,
             per_example_loss=per_example_loss,
         )
-        self._irreducible = self._dense(irreducible) if self.method.needs_irreducible else None
+        self._irreducible = self._lookup(irreducible) if self.method.needs_irreducible else None
 
     def __call__(self, batch: Batch) -> Chosen:
         """Choose from a pool.
@@ -142,7 +141,7 @@ class Chooser:
             # The tolerance keeps 0.1 x 320 at 32 where 0.1 is a little below a tenth.
             k = max(1, int(ids_B.numel() * self.share + 1e-6)) if ids_B.numel() else 0
         if self._irreducible is not None:
-            known = {**(known or {}), "irreducible_B": self._lookup(ids_B)}
+            known = {**(known or {}), "irreducible_B": self._irreducible(ids_B)}
         samples = "mc_log_probs_KBC" in self.method.needs
         seed = derive_seed(self._seed, "dropout samples", self.step) if samples else 0
         evidence = self._scoring(batch, self.method.needs, known=known, seed=seed)
@@ -167,32 +166,14 @@ class Chooser:
         if isinstance(self._selector, StatefulSelector):
             self._selector.load_state_dict(state["selector"])
 
-    def _dense(self, irreducible: ScoreTable | str | Path | None) -> Tensor:
-        """Irreducible losses at id + 1, NaN where there is none; the first and last are NaN."""
+    def _lookup(self, irreducible: Table | str | Path | None) -> Lookup:
         if irreducible is None:
             raise ConfigError(
                 f'method "{self.method.name}" needs an irreducible-loss table; make one with: '
                 "goldiprox irreducible DATASET --out il.parquet"
             )
-        table = (
-            irreducible
-            if isinstance(irreducible, ScoreTable)
-            else ScoreTable.read(Path(irreducible))
-        )
-        if IRREDUCIBLE_LOSS not in table.columns:
-            raise TableError(
-                f"the table has no column {IRREDUCIBLE_LOSS}; it has: {', '.join(table.columns)}"
-            )
-        dense = np.full(int(table.ids_N.max(initial=-1)) + 3, np.nan, dtype=np.float32)
-        dense[table.ids_N + 1] = table.columns[IRREDUCIBLE_LOSS]
-        return torch.from_numpy(dense)
-
-    def _lookup(self, ids_B: Tensor) -> Tensor:
-        assert self._irreducible is not None
-        if self._irreducible.device != ids_B.device:
-            self._irreducible = self._irreducible.to(ids_B.device)  # once, not every step
-        # Ids below or above the table's land on the NaN at its ends.
-        return self._irreducible.index_select(0, ids_B.clamp(-1, len(self._irreducible) - 2) + 1)
+        table = irreducible if isinstance(irreducible, Table) else open_table(Path(irreducible))
+        return table.lookup(IRREDUCIBLE_LOSS)
 
     def _blame_table(self, irreducible_B: Tensor | None, ids_B: Tensor) -> None:
         """If it was the table that made a score non-finite, say so."""

@@ -20,7 +20,7 @@ from goldiprox.precompute.irreducible import parts_of, require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder, first_difference
-from goldiprox.records.tables import ScoreTable
+from goldiprox.records.tables import Table
 from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.evaluate import evaluate
@@ -52,7 +52,7 @@ def compare(
     out: Path,
     *,
     irreducible: IrreducibleConfig | None = None,
-    table: ScoreTable | None = None,
+    table: Table | None = None,
     factory: Factory | None = None,
     command: str | None = None,
     progress: Progress | None = None,
@@ -141,7 +141,7 @@ def compare(
 
 
 def _settings(
-    splits: Splits, config: CompareConfig, irreducible: IrreducibleConfig, table: ScoreTable | None
+    splits: Splits, config: CompareConfig, irreducible: IrreducibleConfig, table: Table | None
 ) -> dict[str, Any]:
     """Everything that decides the outcome; where files lie does not."""
     data = asdict(splits.config)
@@ -178,7 +178,7 @@ def _open(out: Path, settings: dict[str, Any], splits: Splits, command: str | No
 def _plan(
     config: CompareConfig,
     arms: list[Arm],
-    table: ScoreTable | None,
+    table: Table | None,
     costs: dict[str, float] | None,
     out: Path,
 ) -> list[_Run]:
@@ -211,7 +211,7 @@ def _plan(
 
 
 def _reference(
-    run: _Run, table: ScoreTable | None, costs: dict[str, float] | None
+    run: _Run, table: Table | None, costs: dict[str, float] | None
 ) -> dict[str, float] | None:
     """Reference seconds of a budget run: what was paid before, and per step."""
     if costs is None:
@@ -230,7 +230,7 @@ IRREDUCIBLE_STEP = "irreducible-loss model, step"
 IRREDUCIBLE_PASS = "irreducible-loss model, pass over 1000 examples"
 
 
-def _paid_before(entry: Arm, table: ScoreTable | None, costs: dict[str, float]) -> float:
+def _paid_before(entry: Arm, table: Table | None, costs: dict[str, float]) -> float:
     """Reference seconds of making the table: its steps, its validations, its scoring pass."""
     if table is None or not entry.method.needs_irreducible:
         return 0.0
@@ -249,7 +249,7 @@ def _calibrate(
     config: CompareConfig,
     arms: list[Arm],
     irreducible: IrreducibleConfig,
-    table: ScoreTable | None,
+    table: Table | None,
     factory: Factory | None,
     out: Path,
     progress: Progress,

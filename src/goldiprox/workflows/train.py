@@ -13,15 +13,22 @@ from goldiprox.models.vision import Factory
 from goldiprox.precompute.irreducible import irreducible_cost, require_fitting
 from goldiprox.records.ledger import RUN_PHASES, Ledger
 from goldiprox.records.runs import RunFolder
-from goldiprox.records.tables import ScoreTable
+from goldiprox.records.sequences import BatchSequence
+from goldiprox.records.tables import Table
+from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import method
 from goldiprox.training.loop import CheckpointEvery, train
 from goldiprox.training.optimization import resolved
+from goldiprox.training.sequence import replay, replay_config
 from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.sequences import Recording, require_replayable
 
-__all__ = ["train_one"]
+__all__ = ["REPLAY", "train_one"]
+
+REPLAY = "replay"
+"""What a run is called that replays a sequence."""
 
 
 def train_one(
@@ -30,7 +37,9 @@ def train_one(
     out: Path,
     *,
     irreducible: IrreducibleConfig | None = None,
-    table: ScoreTable | None = None,
+    table: Table | None = None,
+    record: Path | None = None,
+    replayed: Path | None = None,
     factory: Factory | None = None,
     progress: Progress | None = None,
     checkpoint: CheckpointEvery | None = None,
@@ -43,6 +52,8 @@ def train_one(
         out: the run's folder.
         irreducible: settings of the irreducible-loss model, made if the method needs it.
         table: a table to use instead.
+        record: where to write the sequence of batches that the run chose.
+        replayed: a recorded sequence to train on; nothing is scored then.
         factory: the model's factory, if not looked up by name.
         progress: told what is going on.
         checkpoint: how often an unfinished run is saved.
@@ -53,13 +64,25 @@ def train_one(
     Raises:
         ConfigError: if settings do not fit the data.
         TableError: if the table is for other data or labels or lacks ids.
+        SequenceError: if the sequence is damaged or of other data, or ``record`` is another run's.
         CheckpointError: if ``out`` holds another run, or a damaged checkpoint.
     """
     if factory is not None:
         config = replace(config, model=factory_name(factory))
-    config = resolved(config)
     progress = progress or Progress()
-    entry = Arm(name=config.method, method=method(config.method))
+    sequence = None
+    if replayed is not None:
+        if record is not None:
+            raise ConfigError(
+                f"--record {record} and --replay {replayed} exclude each other: the sequence of a "
+                "replay is the one that it replays"
+            )
+        sequence = BatchSequence.open(replayed)
+        require_replayable(sequence, splits)
+        config = replay_config(config, sequence)
+    config = resolved(config)
+    name = config.method if sequence is None else REPLAY
+    entry = Arm(name=name, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
     folder = RunFolder(out)
     folder.require_same(train=asdict(config), data=_data(splits))
@@ -77,7 +100,10 @@ def train_one(
         table = None
     if table is not None:
         require_fitting(table, splits)
-    manifest = run_manifest(splits, entry, config, table)
+    manifest = run_manifest(
+        splits, entry, config, table, sequence=sequence, recorded=record is not None
+    )
+    recording = None if record is None else Recording(record, folder, manifest)
     if folder.finished:
         folder.open(manifest)  # refuses another run's folder
     else:
@@ -88,9 +114,13 @@ def train_one(
             manifest=manifest,
             irreducible=table,
             factory=factory,
+            hooks=() if recording is None else (recording.hook(),),
+            plan=None if sequence is None else replay(sequence),
             checkpoint=checkpoint,
-            report=progress.stage(f"{config.method}, seed {config.seed}"),
+            report=progress.stage(f"{name}, seed {config.seed}"),
         )
+    if recording is not None:
+        recording.write(splits, config, table)
     result = folder.result()
     paid = Ledger.from_json(folder.ledger()).total(RUN_PHASES)
     told = {
@@ -99,6 +129,12 @@ def train_one(
         "steps": f"{result['steps']:,} ({result['examples']:,} examples)",
         "cost": f"{paid.seconds:.1f} s, {paid.flops:.3g} FLOPs",
     }
+    if sequence is not None:
+        known = sequence.provenance
+        told["replayed"] = (
+            f"{result['steps']:,} of {len(sequence):,} steps recorded by {known['model']} with "
+            f"{known['method']} for {known['flops']:.3g} FLOPs"
+        )
     if table is not None:
         before = irreducible_cost(table).total()
         told["irreducible losses"] = f"{before.seconds:.1f} s, {before.flops:.3g} FLOPs"
@@ -114,10 +150,12 @@ def run_manifest(
     splits: Splits,
     entry: Arm,
     config: TrainConfig,
-    table: ScoreTable | None,
+    table: Table | None,
     *,
     protocol: str = "paper",
     reference: dict[str, float] | None = None,
+    sequence: BatchSequence | None = None,
+    recorded: bool = False,
 ) -> dict[str, Any]:
     """What identifies a run, and what reading it back needs."""
     body = {
@@ -126,6 +164,10 @@ def run_manifest(
         "train": asdict(config),
         "irreducible": None if table is None else table.provenance.get("config_hash"),
     }
+    if sequence is not None:
+        body["sequence"] = sequence.digest()
+    if recorded:  # a checkpoint without its recording is of no use to it
+        body["recorded"] = True
     return {
         "arm": entry.name,
         "protocol": protocol,
@@ -134,4 +176,5 @@ def run_manifest(
         "data": splits.describe(),
         "irreducible": None if table is None else dict(table.provenance),
         "reference": reference,
+        "sequence": None if sequence is None else [part.provenance for part in sequence.parts],
     }
