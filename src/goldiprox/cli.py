@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,11 +16,15 @@ from rich import progress as bars
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes as Flat
 
+from goldiprox.commands import exchange
+from goldiprox.commands.shared import splits_of as _splits
+from goldiprox.commands.shared import told as _told
+from goldiprox.commands.shared import wrote as _wrote
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
-from goldiprox.data.datasets import load
-from goldiprox.data.splits import DataConfig, Splits, make_splits
+from goldiprox.data.splits import DataConfig
 from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.precompute.given import table_from_model, table_from_values
+from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.report.methods import methods_table, variants_table
 from goldiprox.report.pruned import loss_warnings, losses_table
@@ -101,7 +105,7 @@ def _compare(
             settings,
             out,
             irreducible=il,
-            table=None if irreducible is None else ScoreTable.read(irreducible),
+            table=None if irreducible is None else open_table(irreducible),
             command=_command(),
             progress=shown,
             checkpoint=keeping.every(),
@@ -117,6 +121,8 @@ def _train(
     il: IrreducibleConfig,
     out: Path,
     irreducible: Path | None = None,
+    record: Path | None = None,
+    replay: Path | None = None,
 ) -> None:
     """Train one model with one method.
 
@@ -126,6 +132,9 @@ def _train(
         out: The run's folder.
         il: The irreducible-loss model, made where the method needs it.
         irreducible: Irreducible-loss table to use instead of making one.
+        record: Write the sequence of batches that the run chose to this file.
+        replay: Train on the batches of this sequence, recorded by any other model; nothing is
+            scored. Method, batch, pool and epochs are the sequence's; --steps replays a part.
     """
     splits = _splits(data)
     with _Shown() as shown:
@@ -134,7 +143,9 @@ def _train(
             settings,
             out,
             irreducible=il,
-            table=None if irreducible is None else ScoreTable.read(irreducible),
+            table=None if irreducible is None else open_table(irreducible),
+            record=record,
+            replayed=replay,
             progress=shown,
             checkpoint=keeping.every(),
         )
@@ -292,6 +303,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "irreducible": _irreducible,
     "score": _score,
     "prune": _prune,
+    "sequence": exchange.sequence,
+    "table": exchange.table,
     "report": _report,
     "methods": _methods,
 }
@@ -326,12 +339,6 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _splits(data: DataConfig) -> Splits:
-    folder = None if data.data_dir is None else Path(data.data_dir)
-    plain = DataConfig(**asdict(data))
-    return make_splits(load(plain.dataset, data_dir=folder), plain)
-
-
 def _command() -> str:
     return shlex.join(["goldiprox", *sys.argv[1:]])
 
@@ -343,18 +350,9 @@ def _print_comparison(comparison: dict[str, Any]) -> None:
         console.print(line, highlight=False)
 
 
-def _told(result: dict[str, Any]) -> None:
-    for name, value in result.items():
-        print(f"{name:>22}  {value}")
-
-
 def _console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=100)  # a pipe has no width to fit
-
-
-def _wrote(path: Path) -> None:
-    print(f"wrote {path}")
 
 
 class _Shown(Progress):

@@ -34,7 +34,8 @@ ALLOWED = {
 }  # fmt: skip
 ROOMS_BELOW = set(ALLOWED)
 ALLOWED["workflows"] = ROOMS_BELOW
-ALLOWED["cli"] = ROOMS_BELOW | {"workflows"}
+ALLOWED["commands"] = ROOMS_BELOW | {"workflows"}
+ALLOWED["cli"] = ROOMS_BELOW | {"workflows", "commands"}
 # The package itself: the public names.
 ALLOWED[""] = {"data", "precompute", "records", "schema", "selection", "training", "version"}
 
@@ -142,6 +143,7 @@ PLANTED = [
     ("training.step", "from goldiprox.workflows.train import train_one"),
     ("precompute.irreducible", "from goldiprox.analysis.compare import summarise"),
     ("workflows.train", "from goldiprox.cli import main"),
+    ("commands.exchange", "from goldiprox.cli import main"),
     ("config", "from goldiprox.training.loop import train"),
     ("batch", "from ..schema import DataError"),
     ("models.vision", "import torchvision"),
