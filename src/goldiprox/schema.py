@@ -91,24 +91,31 @@ class Evidence:
         targets_B: int64 class labels as used in training (noise included).
         loss_B: training loss under the current model, nats, unreduced, float32.
         irreducible_B: irreducible loss looked up in a score table, nats, float32.
+        reference_B: loss under a reference model that is trained beside the current one, nats.
         log_probs_BC: log-probabilities under the current model, nats.
         mc_log_probs_KBC: log-probabilities under K samples of its dropout masks, nats.
         features_BD: inputs of the model's last linear layer.
         grad_norm_bound_B: norm of each example's gradient with respect to the logits.
         grad_norm_last_layer_B: norm of its gradient over the last linear layer.
         grad_norm_B: exact norm of each example's gradient over all trainable parameters.
+        pair_logits_BB: contrastive learning: similarity, scaled and shifted, of view i of one kind
+            and view j of the other under the current model; pairs stand on the diagonal.
+        reference_pair_logits_BB: the same under a reference model.
     """
 
     ids_B: Tensor
     targets_B: Tensor | None = None
     loss_B: Tensor | None = None
     irreducible_B: Tensor | None = None
+    reference_B: Tensor | None = None
     log_probs_BC: Tensor | None = None
     mc_log_probs_KBC: Tensor | None = None
     features_BD: Tensor | None = None
     grad_norm_bound_B: Tensor | None = None
     grad_norm_last_layer_B: Tensor | None = None
     grad_norm_B: Tensor | None = None
+    pair_logits_BB: Tensor | None = None
+    reference_pair_logits_BB: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids_B.shape[0])
@@ -138,26 +145,35 @@ class Evidence:
             positions: int64 positions in the pool; repeats are allowed.
 
         Returns:
-            Evidence whose every field is indexed by ``positions`` on its candidate axis.
+            Evidence whose every field is indexed by ``positions`` on each candidate axis.
         """
         taken: dict[str, Tensor | None] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            axis = 1 if field.name.endswith("_KBC") else 0
-            taken[field.name] = None if value is None else value.index_select(axis, positions)
+            if value is not None:
+                axis = 1 if field.name.endswith("_KBC") else 0
+                value = value.index_select(axis, positions)
+                if field.name.endswith("_BB"):
+                    value = value.index_select(1, positions)
+            taken[field.name] = value
         return Evidence(**taken)  # type: ignore[arg-type]
 
+
+CALLER = "no classifier gives it; compute it in your loop, choose(pool, known={...})"
 
 SUPPLIERS: dict[str, str] = {
     "targets_B": "pass the labels of the batch",
     "loss_B": "supplied by a scoring pass (goldiprox.evidence.forward)",
     "irreducible_B": "supplied by an irreducible-loss table; make one with: goldiprox irreducible",
+    "reference_B": "supplied by a model trained beside the current one, as goldiprox train does",
     "log_probs_BC": "supplied by a scoring pass over a classifier (goldiprox.evidence.forward)",
     "mc_log_probs_KBC": "supplied by a scoring pass over a classifier that has dropout layers",
     "features_BD": "supplied by a scoring pass over a model that ends in a linear layer",
     "grad_norm_bound_B": "supplied by a scoring pass over a classifier",
     "grad_norm_last_layer_B": "supplied by a scoring pass over a model that ends in a linear layer",
     "grad_norm_B": "supplied by a scoring pass with gradients (goldiprox.evidence.gradients)",
+    "pair_logits_BB": CALLER,
+    "reference_pair_logits_BB": CALLER,
 }
 """For each optional field of :class:`Evidence`, who fills it."""
 

@@ -104,6 +104,16 @@ def test_example_of_ones_own_method_learns_and_has_variants() -> None:
     assert own_method.main("margin@gumbel=0.5") > 0.7
 
 
+@pytest.mark.usefixtures("examples")
+def test_contrastive_example_chooses_fewer_broken_pairs() -> None:
+    import contrastive
+
+    uniform, _ = contrastive.main("uniform", epochs=8)
+    jest, _ = contrastive.main("jest", epochs=8)
+    assert 0.28 < uniform < 0.38
+    assert jest < 0.5 * uniform
+
+
 def test_the_methods_page_lists_every_variant_and_its_code_runs() -> None:
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `@([a-z-]+)` \|", page, re.MULTILINE)) == set(MODIFIERS)

@@ -13,8 +13,9 @@ from scipy import stats
 
 import goldiprox
 from goldiprox.cli import main
+from goldiprox.config import TrainConfig
 from goldiprox.records.steplog import read_steps
-from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.schema import ConfigError, Evidence, MissingEvidence, Selection
 from goldiprox.seeds import stream
 from goldiprox.selection.functions import reducible_loss, training_loss
 from goldiprox.selection.groups import ClassBalanced, IrreducibleFilter, Stratified
@@ -24,6 +25,7 @@ from goldiprox.selection.sampling import Boltzmann, GumbelTopK, ImportanceSampli
 from goldiprox.selection.selectors import RandomChoice, TopK, top_k
 from goldiprox.selection.variants import MODIFIERS
 from goldiprox.training.step import Chooser
+from goldiprox.workflows.arms import require_possible
 
 DRAWS = 3000
 
@@ -155,6 +157,35 @@ def test_every_way_goes_with_every_scored_method_and_the_filter():
     for name, entry in METHODS.items():
         if entry.plan is pools and not isinstance(entry.selector, IrreducibleFilter):
             assert method(f"{name}@filtered").needs_irreducible
+
+
+def test_soft_weights_take_each_candidate_as_often():
+    evidence = Evidence(
+        ids_B=torch.arange(5),
+        loss_B=torch.tensor([9.0, 0.0, 3.0, 1.0, 2.0]),
+        irreducible_B=torch.zeros(5),
+    )
+    for seen in inclusion(method("rho-loss-soft").selector, evidence, 2):
+        assert stats.binomtest(int(seen), DRAWS, 2 / 5).pvalue > 1e-4
+
+
+def test_what_only_a_loop_of_ones_own_gives_is_refused_before_training(make_task):
+    config = TrainConfig(method="jest", batch=4, pool=8, model="mlp-128")
+    with pytest.raises(ConfigError, match=r"needs pair_logits_BB and .*examples/contrastive.py"):
+        require_possible(config, make_task())
+    pool = torch.arange(8), torch.randn(8, 5), torch.arange(8) % 3
+    with pytest.raises(MissingEvidence, match=r"choose\(pool, known="):
+        Chooser(torch.nn.Linear(5, 3), "jest")(pool)
+
+
+def test_known_evidence_is_not_made_again():
+    def never(model, batch):
+        raise AssertionError("no scoring pass is needed")
+
+    pool = torch.arange(8), torch.randn(8, 5), torch.arange(8) % 3
+    choose = Chooser(torch.nn.Linear(5, 3), "loss", share=0.25, logits=never)
+    chosen = choose(pool, {"loss_B": torch.arange(8.0)})
+    assert sorted(chosen.batch[0].tolist()) == [6, 7]
 
 
 # --- methods of the user's own ---

@@ -21,6 +21,8 @@ __all__ = [
     "gradient_norm",
     "gradient_norm_bound",
     "gradient_norm_last_layer",
+    "label_losses",
+    "learnability",
     "loss_minus_conditional_entropy",
     "negative_irreducible_loss",
     "predictive_entropy",
@@ -68,7 +70,7 @@ def capped_reducible_loss(evidence: Evidence) -> Tensor:
     Source: goldiprox. Raises: MissingEvidence if probabilities, labels or irreducible losses are
     absent.
     """
-    loss_B = _label_loss(evidence.need("log_probs_BC"), evidence)
+    loss_B = label_losses(evidence)
     guess = math.log(evidence.need("log_probs_BC").shape[1])
     # Not clamp: an infinite loss has to stay one (inf - inf is NaN), or nobody would hear of it.
     return loss_B - (loss_B - guess).relu() - evidence.need("irreducible_B")
@@ -137,6 +139,23 @@ def loss_minus_conditional_entropy(evidence: Evidence) -> Tensor:
     """
     mean_BC = _mean_log_probs(evidence.need("mc_log_probs_KBC"))
     return _label_loss(mean_BC, evidence) - conditional_entropy(evidence)
+
+
+def learnability(evidence: Evidence) -> Tensor:
+    """Loss under the current model minus that under a reference model, in nats: scores_B.
+
+    Source: Evans et al. 2023 (arXiv:2312.05328).
+    Raises: MissingEvidence if a loss is absent.
+    """
+    return evidence.need("loss_B") - evidence.need("reference_B")
+
+
+def label_losses(evidence: Evidence) -> Tensor:
+    """Cross-entropy of each label under the current model, in nats: loss_B.
+
+    Raises: MissingEvidence if probabilities or labels are absent.
+    """
+    return _label_loss(evidence.need("log_probs_BC"), evidence)
 
 
 def _label_loss(log_probs_BC: Tensor, evidence: Evidence) -> Tensor:

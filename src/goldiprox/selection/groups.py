@@ -16,6 +16,7 @@ from goldiprox.selection.selectors import (
     Selector,
     StatefulSelector,
     keyed_uniform,
+    require_at_most,
     require_finite,
     score_all,
     top_k,
@@ -135,8 +136,7 @@ class IrreducibleFilter:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs irreducible losses and what the other selector needs."""
-        if not 0 <= k <= len(evidence):
-            raise ConfigError(f"cannot choose {k} of a pool of {len(evidence)}")
+        require_at_most(k, len(evidence))
         losses_B = require_finite(
             evidence.need("irreducible_B"), evidence.ids_B, "irreducible loss"
         )
@@ -167,9 +167,7 @@ class DiverseGradients:
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs probabilities, features and labels."""
         del generator
-        size = len(evidence)
-        if not 0 <= k <= size:
-            raise ConfigError(f"cannot choose {k} of a pool of {size}: choose 0 to {size}")
+        require_at_most(k, len(evidence))
         # In the order of ids, so that the order of the pool does not matter.
         by_id_B = evidence.ids_B.argsort()
         errors_BC = evidence.need("log_probs_BC")[by_id_B].double().exp()

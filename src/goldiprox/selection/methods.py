@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from goldiprox.names import import_named
-from goldiprox.schema import ConfigError
+from goldiprox.schema import CALLER, SUPPLIERS, ConfigError
 from goldiprox.selection import functions as score
+from goldiprox.selection.calibrated import CalibratedReducibleLoss
 from goldiprox.selection.functions import ScoreFunction
 from goldiprox.selection.groups import (
     DiverseGradients,
     IrreducibleFilter,
 )
+from goldiprox.selection.joint import JointChoice
 from goldiprox.selection.plans import InfoBatch, PlanFactory, WholeBatches, pools
+from goldiprox.selection.robust import ClassRobust
 from goldiprox.selection.sampling import (
+    GumbelTopK,
     ImportanceSampling,
     RankBased,
     SoftWeights,
@@ -79,6 +83,11 @@ class Method:
     def needs_forward(self) -> bool:
         """Whether the pool's inputs are needed, for a scoring pass over them."""
         return self.companion is not None or bool(self.needs - {"irreducible_B", "targets_B"})
+
+    @property
+    def from_caller(self) -> list[str]:
+        """The evidence that only the user's own loop can give."""
+        return sorted(field for field in self.needs if SUPPLIERS.get(field) == CALLER)
 
     @property
     def needs_irreducible(self) -> bool:
@@ -179,6 +188,7 @@ def _add(
     source: str,
     cost: str,
     plan: PlanFactory = pools,
+    companion: CompanionSpec | None = None,
 ) -> None:
     register(
         Method(
@@ -189,6 +199,7 @@ def _add(
             source=source,
             cost=cost,
             plan=plan,
+            companion=companion,
         )
     )
 
@@ -274,12 +285,45 @@ _add(
     f"{FORWARD}; {TABLE}",
 )
 _add(
-    "rho-loss-calibrated",
+    "rho-loss-capped",
     TopK(score.capped_reducible_loss),
     "log_probs_BC targets_B irreducible_B",
     "reducible loss, the training loss capped at that of a guess",
     "goldiprox: so that confident models do not choose wrong labels",
     f"{FORWARD}; {TABLE}",
+)
+_add(
+    "rho-loss-calibrated",
+    CalibratedReducibleLoss(),
+    "log_probs_BC targets_B irreducible_B",
+    "reducible loss, the training loss taken at a temperature fitted on the pools before",
+    "goldiprox; temperature scaling of Guo et al. 2017, arXiv:1706.04599",
+    f"{FORWARD}; {TABLE}",
+)
+_add(
+    "reducr",
+    ClassRobust(),
+    "log_probs_BC targets_B irreducible_B",
+    "reducible losses weighted by class, the weights of weak classes raised",
+    "Bankes et al. 2024 (REDUCR), arXiv:2312.00486",
+    f"{FORWARD}; {TABLE}",
+)
+_add(
+    "learnability",
+    GumbelTopK(score.learnability),
+    "loss_B reference_B",
+    "drawn by exp(training loss minus that of a small model trained beside)",
+    "Evans et al. 2023, arXiv:2312.05328",
+    f"{FORWARD}, 1 of a small model, and its training step",
+    companion=CompanionSpec(fills="reference_B", learns="pool", lr_factor=2.0),
+)
+_add(
+    "jest",
+    JointChoice(),
+    "pair_logits_BB reference_pair_logits_BB",
+    "contrastive learning: the batch that is learnable as a whole, drawn in chunks",
+    "Evans et al. 2024 (JEST), arXiv:2406.17711",
+    "1 forward over the pool with the model, 1 with a reference model",
 )
 _add(
     "irreducible-filter",

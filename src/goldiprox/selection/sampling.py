@@ -11,9 +11,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.schema import Evidence, Selection
 from goldiprox.selection.functions import ScoreFunction
-from goldiprox.selection.selectors import RandomChoice, keyed_uniform, score_all, top_k
+from goldiprox.selection.selectors import (
+    RandomChoice,
+    keyed_uniform,
+    require_at_most,
+    score_all,
+    top_k,
+)
 
 __all__ = [
     "Boltzmann",
@@ -81,11 +87,6 @@ def draw_with_replacement(
     return order_B[places_k.clamp(max=ids_B.shape[0] - 1)]
 
 
-def _require_at_most(k: int, size: int) -> None:
-    if not 0 <= k <= size:
-        raise ConfigError(f"cannot choose {k} of a pool of {size}: choose 0 to {size}")
-
-
 def _nothing(evidence: Evidence) -> Selection:
     none = torch.empty(0, dtype=torch.int64, device=evidence.ids_B.device)
     return Selection.of(evidence.ids_B, none)
@@ -118,7 +119,7 @@ class Boltzmann:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""
-        _require_at_most(k, len(evidence))
+        require_at_most(k, len(evidence))
         if k == 0:
             return _nothing(evidence)
         scores_B = score_all(self.score, evidence)
@@ -212,7 +213,7 @@ class ImportanceSampling:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; moves the running gain."""
-        _require_at_most(k, len(evidence))
+        require_at_most(k, len(evidence))
         if k == 0:
             return _nothing(evidence)
         norms_B = score_all(self.norm, evidence)

@@ -26,6 +26,7 @@ __all__ = [
     "StatefulSelector",
     "TopK",
     "keyed_uniform",
+    "require_at_most",
     "require_finite",
     "score_all",
     "top_k",
@@ -78,9 +79,7 @@ def top_k(scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor:
     Raises:
         ConfigError: if k is not in 0..B.
     """
-    size = scores_B.shape[0]
-    if not 0 <= k <= size:
-        raise ConfigError(f"cannot choose {k} of a pool of {size}: choose 0 to {size}")
+    require_at_most(k, scores_B.shape[0])
     if k == 0:
         return torch.empty(0, dtype=torch.int64, device=scores_B.device)
     edge = scores_B.topk(k, sorted=True).values[-1]
@@ -88,6 +87,16 @@ def top_k(scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor:
     key_B = torch.where(scores_B > edge, ids_B - 2**62, ids_B)
     key_B = key_B.masked_fill(scores_B < edge, _INT64_MAX)
     return key_B.topk(k, largest=False, sorted=True).indices
+
+
+def require_at_most(k: int, size: int) -> None:
+    """Refuse to choose more than there are.
+
+    Raises:
+        ConfigError: if k is not in 0..size.
+    """
+    if not 0 <= k <= size:
+        raise ConfigError(f"cannot choose {k} of a pool of {size}: choose 0 to {size}")
 
 
 def require_finite(values_B: Tensor, ids_B: Tensor, what: str) -> Tensor:

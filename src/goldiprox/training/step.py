@@ -103,11 +103,12 @@ class Chooser:
         )
         self._irreducible = self._lookup(irreducible) if self.method.needs_irreducible else None
 
-    def __call__(self, batch: Batch) -> Chosen:
+    def __call__(self, batch: Batch, known: Mapping[str, Tensor] | None = None) -> Chosen:
         """Choose from a pool.
 
         Args:
             batch: a tuple ``(ids, inputs, targets, ...)`` or a dict with ``id`` and labels.
+            known: evidence fields that you computed yourself; they are not made again.
 
         Raises:
             NonFinite: if a score is NaN or infinite; the message names the ids.
@@ -119,7 +120,7 @@ class Chooser:
                 f'method "{self.method.name}" decides for whole epochs, not for each pool: use '
                 "goldiprox train, or draw your batches from its plan (goldiprox.selection.plans)"
             )
-        selection = self.select(batch)
+        selection = self.select(batch, known=known)
         return Chosen(
             batch=take(batch, selection.positions_k),
             weights=selection.weights_k,
@@ -134,7 +135,7 @@ class Chooser:
         Args:
             batch: the pool.
             k: how many; ``share`` of the pool unless given.
-            known: evidence fields that are known already.
+            known: evidence fields that are known already; they are not made again.
         """
         ids_B = ids_of(batch)
         if k is None:
@@ -144,7 +145,8 @@ class Chooser:
             known = {**(known or {}), "irreducible_B": self._irreducible(ids_B)}
         samples = "mc_log_probs_KBC" in self.method.needs
         seed = derive_seed(self._seed, "dropout samples", self.step) if samples else 0
-        evidence = self._scoring(batch, self.method.needs, known=known, seed=seed)
+        unknown = self.method.needs - (known or {}).keys()
+        evidence = self._scoring(batch, unknown, known=known, seed=seed)
         try:
             selection = self._selector(evidence, k, stream(self._seed, "selection", self.step))
         except NonFinite:

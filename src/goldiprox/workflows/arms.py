@@ -8,6 +8,7 @@ from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import build_model, model_factory
 from goldiprox.models.vision import Factory
+from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import METHODS, Method, method
 from goldiprox.training.loop import Task
 from goldiprox.training.optimization import resolve_device
@@ -53,6 +54,12 @@ def require_possible(config: TrainConfig, task: Task, factory: Factory | None = 
         ConfigError: if the pool does not fit into the data, the device is absent, or the model is
             unknown or cannot be built for these examples.
     """
+    given = method(config.method).from_caller
+    if given:
+        raise ConfigError(
+            f'method "{config.method}" needs {" and ".join(given)}, which only a loop of your own '
+            "can give: goldiprox.Chooser, as in examples/contrastive.py"
+        )
     config.steps_per_epoch(len(task.train))
     resolve_device(config.device)
     build_model(

@@ -1,0 +1,141 @@
+"""Core-sets: which examples of a whole data set to train on, from a proxy's evidence.
+
+Pure functions: a proxy's scores or features in, positions out. Every one of them breaks ties by id,
+so the order of the data does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from goldiprox.schema import ConfigError, Evidence
+from goldiprox.selection.selectors import require_finite, top_k
+
+__all__ = [
+    "PROXY_SCORES",
+    "Criterion",
+    "k_center_greedy",
+    "keep_highest",
+    "least_confidence",
+    "negative_margin",
+    "prediction_entropy",
+]
+
+Criterion = Literal["entropy", "least-confidence", "margin", "forgetting", "k-center"]
+"""By what a proxy's core-set is chosen."""
+
+
+def prediction_entropy(evidence: Evidence) -> Tensor:
+    """Entropy of the proxy's prediction, in nats: scores_B.
+
+    Source: Coleman et al. 2020 (arXiv:1906.11829). Raises: MissingEvidence.
+    """
+    terms_BC: Tensor = torch.special.entr(evidence.need("log_probs_BC").exp())
+    return terms_BC.sum(1)
+
+
+def least_confidence(evidence: Evidence) -> Tensor:
+    """One minus the highest probability: scores_B, 0 to 1.
+
+    Source: Lewis & Gale 1994; Coleman et al. 2020. Raises: MissingEvidence.
+    """
+    return -torch.expm1(evidence.need("log_probs_BC").amax(1))
+
+
+def negative_margin(evidence: Evidence) -> Tensor:
+    """Minus the difference between the two highest probabilities: scores_B, -1 to 0.
+
+    No label is looked at. With one class the second highest probability is 0.
+
+    Source: Scheffer et al. 2001; Coleman et al. 2020. Raises: MissingEvidence.
+    """
+    probs_BC = evidence.need("log_probs_BC").exp()
+    if probs_BC.shape[1] == 1:
+        return -probs_BC[:, 0]
+    best_B2 = probs_BC.topk(2, dim=1).values
+    return best_B2[:, 1] - best_B2[:, 0]
+
+
+PROXY_SCORES: dict[str, Callable[[Evidence], Tensor]] = {
+    "entropy": prediction_entropy,
+    "least-confidence": least_confidence,
+    "margin": negative_margin,
+}
+"""The criteria that are scores of one example under the trained proxy."""
+
+
+def keep_highest(scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
+    """Positions of the highest scores, ascending: positions_n.
+
+    Args:
+        scores_N: finite scores.
+        ids_N: int64 ids, all different; ties break by them.
+        count: how many.
+
+    Raises:
+        NonFinite: naming the ids.
+        ConfigError: if there are not so many.
+    """
+    require_finite(scores_N, ids_N, "proxy score")
+    return top_k(scores_N, ids_N, count).sort().values
+
+
+def k_center_greedy(
+    features_ND: Tensor, ids_N: Tensor, count: int, *, chunk: int = 16384
+) -> Tensor:
+    """Cover the data: each turn takes the example farthest from all that were taken.
+
+    The first one is the example nearest to the mean. Memory beyond the features is N distances;
+    time is N x D for each example taken.
+
+    Args:
+        features_ND: features under the proxy, such as the inputs of its last layer.
+        ids_N: int64 ids, all different; ties break by them.
+        count: how many.
+        chunk: distances are computed for this many examples at once.
+
+    Returns:
+        positions_n, in the order in which they were taken: every head of it is a core-set too.
+
+    Source: Sener & Savarese 2018 (arXiv:1708.00489), the greedy 2-approximation.
+
+    Raises:
+        NonFinite: if a feature is NaN or infinite, naming the ids.
+        ConfigError: if there are not so many examples.
+    """
+    size = features_ND.shape[0]
+    if not 0 <= count <= size:
+        raise ConfigError(f"cannot keep {count} of {size} examples: keep 0 to {size}")
+    by_id_N = ids_N.argsort()
+    features_ND = features_ND[by_id_N]
+    require_finite(features_ND.sum(1), ids_N[by_id_N], "proxy feature")
+    taken_n = torch.empty(count, dtype=torch.int64, device=features_ND.device)
+    if count == 0:
+        return taken_n
+    mean_D = features_ND.double().mean(0).to(features_ND.dtype)
+    # argmin and argmax take the first of equals, which is the lowest id.
+    taken_n[0] = _distances(features_ND, mean_D, chunk).argmin()
+    nearest_N = _distances(features_ND, features_ND[taken_n[0]], chunk)
+    nearest_N[taken_n[0]] = -1.0
+    for turn in range(1, count):
+        pick = nearest_N.argmax()
+        taken_n[turn] = pick
+        torch.minimum(nearest_N, _distances(features_ND, features_ND[pick], chunk), out=nearest_N)
+        nearest_N[pick] = -1.0  # below every distance: copies come last, but each once
+    return by_id_N[taken_n]
+
+
+def _distances(features_ND: Tensor, centre_D: Tensor, chunk: int) -> Tensor:
+    """Euclidean distance of every example to one point: distance_N.
+
+    Differences are squared, not norms subtracted: copies have a distance of exactly zero.
+    """
+    parts = [
+        torch.cdist(part, centre_D[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+        for part in features_ND.split(chunk)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,112 @@
+"""Choosing for the worst class: REDUCR."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from goldiprox.schema import Evidence, Selection
+from goldiprox.selection.functions import label_losses
+from goldiprox.selection.selectors import require_finite, top_k
+
+__all__ = ["ClassRobust", "class_irreducible_losses"]
+
+
+def class_irreducible_losses(
+    irreducible_B: Tensor, targets_B: Tensor, classes: int, emphasis: float
+) -> Tensor:
+    """Losses under models that know one class better than the others: class_irreducible_BC, nats.
+
+    REDUCR trains C irreducible-loss models; model c weights the holdout examples of class c by
+    1 + emphasis. The best such model is known in closed form from the plain one: probabilities
+    p(y|x), with p(c|x) multiplied by 1 + emphasis, normalised again. Of p(.|x) a table of
+    irreducible losses tells p of the label alone; the rest is spread evenly here over the other
+    classes.
+
+    Args:
+        irreducible_B: irreducible losses, nats.
+        targets_B: labels.
+        classes: C.
+        emphasis: gamma of the paper, positive.
+    """
+    label_B1 = (-irreducible_B).exp().unsqueeze(1)
+    other_B1 = (1.0 - label_B1) / max(1, classes - 1)
+    is_label_BC = torch.nn.functional.one_hot(targets_B, classes).bool()
+    prob_BC = torch.where(is_label_BC, label_B1, other_B1)
+    shift_BC = (emphasis * prob_BC).log1p() - is_label_BC * math.log1p(emphasis)
+    return irreducible_B.unsqueeze(1) + shift_BC
+
+
+@dataclass
+class ClassRobust:
+    """Choose the highest excess losses, weighted by class, and raise the weights of weak classes.
+
+    The score of an example is sum_c w_c max(0, loss - class_irreducible_c). After each choice the
+    weights move multiplicatively: up for classes whose loss is high and for which little excess was
+    chosen.
+
+    Source: REDUCR (Bankes et al. 2024, arXiv:2312.00486), algorithm 1. Two things are approximated:
+    the class-irreducible models (see :func:`class_irreducible_losses`), and the class-holdout loss,
+    which is here the running mean of a class's loss over the pools, before they are trained on.
+
+    Attributes:
+        rate: eta of the paper.
+        emphasis: gamma of the paper.
+        smoothing: weight of the past in the running means of the classes' losses.
+        log_weights_C: state; None before the first pool.
+        class_loss_C: state; NaN for classes not met yet.
+    """
+
+    rate: float = 1e-4
+    emphasis: float = 9.0
+    smoothing: float = 0.9
+    log_weights_C: Tensor | None = field(default=None, compare=False)
+    class_loss_C: Tensor | None = field(default=None, compare=False)
+
+    def start(self) -> ClassRobust:
+        """A copy for a new run."""
+        return ClassRobust(self.rate, self.emphasis, self.smoothing)
+
+    def state_dict(self) -> dict[str, Tensor | None]:
+        """For checkpoints."""
+        return {"log_weights": self.log_weights_C, "class_loss": self.class_loss_C}
+
+    def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
+        """Go on from a checkpoint."""
+        self.log_weights_C, self.class_loss_C = state["log_weights"], state["class_loss"]
+
+    def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
+        """Choose; needs log-probabilities, labels and irreducible losses. Moves the weights."""
+        del generator
+        classes = evidence.need("log_probs_BC").shape[1]
+        device = evidence.ids_B.device
+        loss_B = label_losses(evidence).double()
+        irreducible_B = evidence.need("irreducible_B").double()
+        targets_B = evidence.need("targets_B")
+        # One check for both, as one sum would hide an infinity behind another.
+        require_finite(loss_B.abs() + irreducible_B.abs(), evidence.ids_B, "excess loss")
+        if self.log_weights_C is None:
+            self.log_weights_C = torch.full((classes,), -math.log(classes)).double()
+        log_weights_C = self.log_weights_C.to(device)
+        class_BC = class_irreducible_losses(irreducible_B, targets_B, classes, self.emphasis)
+        excess_BC = (loss_B.unsqueeze(1) - class_BC).relu()
+        scores_B = excess_BC @ log_weights_C.exp()
+        positions_k = top_k(scores_B, evidence.ids_B, k)
+        if k > 0:
+            gain_C = excess_BC[positions_k].sum(0) - self._class_losses(loss_B, targets_B, classes)
+            self.log_weights_C = (log_weights_C - self.rate * gain_C).log_softmax(0)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B.float())
+
+    def _class_losses(self, loss_B: Tensor, targets_B: Tensor, classes: int) -> Tensor:
+        """Running mean loss of each class: class_loss_C; of the whole pool for one never met."""
+        zeros_C = torch.zeros(classes, dtype=loss_B.dtype, device=loss_B.device)
+        sum_C = zeros_C.index_add(0, targets_B, loss_B)
+        count_C = zeros_C.index_add(0, targets_B, torch.ones_like(loss_B))
+        now_C = sum_C / count_C  # NaN for a class that the pool lacks
+        past_C = now_C if self.class_loss_C is None else self.class_loss_C.to(loss_B.device)
+        mixed_C = self.smoothing * past_C + (1.0 - self.smoothing) * now_C
+        self.class_loss_C = mixed_C.where(~mixed_C.isnan(), past_C.where(~past_C.isnan(), now_C))
+        return self.class_loss_C.where(~self.class_loss_C.isnan(), loss_B.mean())
