@@ -1,7 +1,8 @@
 """What the library adds to a step.
 
 1. A rho-loss step (drawing the pool, loading, scoring, choosing, training, logging) against the sum
-   of its scoring forward and its training step, each measured alone on ready tensors.
+   of its scoring forward and its training step, each measured alone on ready tensors. Beside it the
+   floor: the least that a handwritten loop can do, without log, checks, ties or settings.
 2. Uniform training through the library against a handwritten loop that does the same work.
 
 Run: python benchmarks/step_overhead.py
@@ -67,6 +68,31 @@ def rho_step_overhead(name: str) -> None:
         loss.backward()
         twin.optimizer.step()
 
+    bare = Loop(config, task, irreducible=table)
+    store = task.train.store
+    assert isinstance(store, ImageStore)
+    irreducible_N = torch.from_numpy(table.columns[IRREDUCIBLE_LOSS])
+    state = {"step": 0, "order": torch.randperm(len(ids))}
+
+    def floor() -> None:
+        start = 320 * (state["step"] % (len(ids) // 320))
+        candidates = state["order"][start : start + 320]
+        raw = store.images_NCHW.index_select(0, candidates)
+        pool = raw.float().mul_(1 / (255 * 0.25)).add_(-2.0)
+        pool = pool.contiguous(memory_format=_format(images))
+        targets = task.train.targets_N.index_select(0, candidates)
+        bare.model.eval()
+        with torch.no_grad():
+            score = F.cross_entropy(bare.model(pool), targets, reduction="none")
+            score -= irreducible_N.index_select(0, candidates)
+        best = score.topk(32).indices
+        bare.model.train()
+        loss = F.cross_entropy(bare.model(pool.index_select(0, best)), targets[best])
+        bare.optimizer.zero_grad()
+        loss.backward()
+        bare.optimizer.step()
+        state["step"] += 1
+
     def loading() -> None:
         loop.feeder(task.train, torch.arange(320))
 
@@ -79,12 +105,16 @@ def rho_step_overhead(name: str) -> None:
         if len(loop.log) >= 64:
             loop.log.settle()
 
-    taken = interleaved({"step": step, "both": both, "loading": loading}, rounds=ROUNDS, repeats=4)
+    kinds = {"step": step, "both": both, "floor": floor, "loading": loading}
+    taken = interleaved(kinds, rounds=ROUNDS, repeats=4)
     print(f"{name}: rho-loss step, pool 320, batch 32")
     print(f"  step through the library      {timing(taken['step'])}")
     print(f"  scoring forward + train step  {timing(taken['both'])}")
+    print(f"  handwritten step, the floor   {timing(taken['floor'])}")
     print(f"  loading the pool, alone       {timing(taken['loading'])}")
     print(f"  step / (forward + train)      {ratio(taken['step'], taken['both'])}   target 1.10")
+    print(f"  floor / (forward + train)     {ratio(taken['floor'], taken['both'])}")
+    print(f"  step / floor                  {ratio(taken['step'], taken['floor'])}")
 
 
 def _format(images: torch.Tensor) -> torch.memory_format:

@@ -87,7 +87,6 @@ def write_run(tmp_path):
                     lr=0.1,
                     selection=Selection.of(ids_k, torch.arange(batch)),
                     pool_size=10 * batch,
-                    loss_k=torch.ones(batch),
                     logits_kC=torch.eye(2)[(torch.arange(batch) >= right).long()],
                     targets_k=torch.zeros(batch, dtype=torch.int64),
                 )

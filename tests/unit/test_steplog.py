@@ -10,7 +10,8 @@ from goldiprox.records.steplog import SCHEMA, StepLog, StepRecord, read_steps
 from goldiprox.schema import CheckpointError, NonFinite, Selection
 
 
-def record(step, ids=(7, 3), losses=(0.5, 1.5), weights=None, scores=None, correct=None):
+def record(step, ids=(7, 3), losses=(0.5, 1.5), weights=None, scores=None):
+    """Two classes; a loss below log 2 means that the label, 0, was predicted."""
     positions_k = torch.arange(len(ids))
     pool = torch.tensor([*ids, 100, 101])
     selection = Selection.of(
@@ -25,8 +26,7 @@ def record(step, ids=(7, 3), losses=(0.5, 1.5), weights=None, scores=None, corre
         lr=0.1 / (step + 1),
         selection=selection,
         pool_size=len(pool),
-        loss_k=torch.tensor(losses),
-        logits_kC=torch.eye(2)[[int(not right) for right in correct or (True, False)]],
+        logits_kC=torch.tensor([[-math.log(math.expm1(loss)), 0.0] for loss in losses]),
         targets_k=torch.zeros(2, dtype=torch.int64),
     )
 
@@ -38,14 +38,15 @@ def log_of(folder):
 def test_a_row_holds_what_was_done(tmp_path):
     log = log_of(tmp_path)
     log.add(record(0, scores=[2.0, 1.0, -4.0, 0.0]))
-    log.add(record(1, weights=[0.5, 2.0], correct=[True, True]))
+    log.add(record(1, losses=(0.5, 0.6), weights=[0.5, 2.0]))
     log.merge()
     table = read_steps(tmp_path)
     assert table.schema == SCHEMA
     first, second = table.to_pylist()
     assert first == {
         "step": 0, "epoch": 0, "pool_size": 4, "ids": [7, 3], "weights": None, "lr": 0.1,
-        "loss": 1.0, "already_correct": 1, "corrupted": 1, "score_mean": -0.25, "score_min": -4.0,
+        "loss": pytest.approx(1.0, abs=1e-6), "already_correct": 1, "corrupted": 1,
+        "score_mean": -0.25, "score_min": -4.0,
         "score_max": 2.0, "score_chosen_mean": 1.5,
     }  # fmt: skip
     assert second["weights"] == [0.5, 2.0]

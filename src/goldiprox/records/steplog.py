@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from goldiprox.records.files import whole_file
 from goldiprox.schema import CheckpointError, NonFinite, Selection, id_list
@@ -57,9 +58,16 @@ class StepRecord:
     lr: float
     selection: Selection
     pool_size: int
-    loss_k: Tensor
     logits_kC: Tensor
     targets_k: Tensor
+
+    @property
+    def loss_k(self) -> Tensor:
+        """Cross-entropy of each chosen example before the step, nats.
+
+        Made on demand: training needs the mean alone, the log makes those of many steps at once.
+        """
+        return F.cross_entropy(self.logits_kC, self.targets_k, reduction="none")
 
 
 class StepLog:
@@ -94,13 +102,14 @@ class StepLog:
             return
         # All steps in one transfer and one pass each: a row by itself would cost a dozen kernels.
         chosen = [record.selection for record in pending]
-        losses = _Segments([record.loss_k for record in pending])
+        logits = torch.cat([record.logits_kC for record in pending])
+        targets = torch.cat([record.targets_k for record in pending])
+        losses = _Segments([F.cross_entropy(logits, targets, reduction="none")])
         corrupted = _Segments([self._corrupted(torch.cat([c.ids_k.cpu() for c in chosen]))])
         counts = [len(c) for c in chosen]
-        predicted = torch.cat([record.logits_kC for record in pending]).argmax(1)
-        correct = _Segments([predicted == torch.cat([record.targets_k for record in pending])])
+        correct = _Segments([logits.argmax(1) == targets])
         columns: dict[str, list[Any]] = {
-            "loss": losses.means(),
+            "loss": losses.cut(counts).means(),
             "already_correct": correct.cut(counts).sums(),
             "corrupted": corrupted.cut(counts).sums(),
             "ids": _Segments([c.ids_k for c in chosen]).arrays(),

@@ -70,7 +70,10 @@ class Draw:
 
 
 class Plan(Protocol):
-    """What a run asks at each step, and tells after it."""
+    """What a run asks at each step, and tells after it where the plan observes."""
+
+    observes: bool
+    """Whether it learns from the losses."""
 
     def draw(self, step: int) -> Draw:
         """The candidates of a step; steps are asked for one after the other."""
@@ -97,6 +100,8 @@ class ShuffledPools:
 
     The order of an epoch depends on the seed and the epoch alone.
     """
+
+    observes = False
 
     def __init__(self, course: Course) -> None:
         self._course = course
@@ -176,6 +181,8 @@ class InfoBatch:
     Raises:
         ConfigError: if a share is impossible.
     """
+
+    observes = True
 
     def __init__(self, course: Course, *, dropped: float = 0.5, full: float = 0.125) -> None:
         if not (0 <= dropped < 1 and 0 <= full <= 1):

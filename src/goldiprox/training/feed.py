@@ -52,10 +52,15 @@ class Feeder:
             positions_B: positions in ``examples``, on the CPU.
             augmentation: drawn parameters, one an example; None leaves the examples as they are.
         """
-        raw = self.preprocess.prepare(examples.store).fetch(examples.rows_N[positions_B])
+        # index_select, not brackets: for a few hundred rows it takes a third of the time.
+        rows_B = examples.rows_N.index_select(0, positions_B)
+        raw = self.preprocess.prepare(examples.store).fetch(rows_B)
         inputs = self.preprocess(raw, augmentation, device=self.device)
         if self.channels_last and isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        ids_B = examples.ids_N[positions_B].to(self.device, non_blocking=True)
-        targets_B = examples.targets_N[positions_B].to(self.device, non_blocking=True)
+        ids_B = examples.ids_N.index_select(0, positions_B)
+        targets_B = examples.targets_N.index_select(0, positions_B)
+        if self.device.type != "cpu":
+            ids_B = ids_B.to(self.device, non_blocking=True)
+            targets_B = targets_B.to(self.device, non_blocking=True)
         return ids_B, inputs, targets_B

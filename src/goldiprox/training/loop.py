@@ -354,7 +354,7 @@ class Loop:
         k = len(selection)
         with clock("training", examples=k, flops=self._flops[1] * k):
             weights_k = selection.weights_k.to(self.device) if selection.weighted else None
-            loss_k, logits_kC = training_step(self.model, self.optimizer, batch, weights_k, config)
+            logits_kC = training_step(self.model, self.optimizer, batch, weights_k, config)
         if self.companion is not None:
             with clock("scoring", flops=self.companion.flops[1] * k):
                 self.companion.learn(pool, batch, self.step, lr)
@@ -364,11 +364,11 @@ class Loop:
             lr=lr,
             selection=selection,
             pool_size=size,
-            loss_k=loss_k,
             logits_kC=logits_kC,
             targets_k=batch[2],
         )
-        self.plan.observe(draw, selection, loss_k)
+        if self.plan.observes:
+            self.plan.observe(draw, selection, record.loss_k)
         self.log.add(record)
         self.step += 1
         self.examples += k

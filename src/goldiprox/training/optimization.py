@@ -7,9 +7,10 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 
-from goldiprox.batch import Batch, cross_entropy_losses, default_logits
+from goldiprox.batch import Batch, cross_entropy_losses, default_logits, require_targets
 from goldiprox.config import LearnerConfig, TrainConfig
 from goldiprox.evidence.forward import Precision, autocast, device_of
 from goldiprox.schema import ConfigError
@@ -85,7 +86,7 @@ def training_step(
     batch: Batch,
     weights_k: Tensor | None,
     config: TrainConfig,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """One optimizer step on the weighted mean of the chosen examples' losses.
 
     Args:
@@ -96,13 +97,15 @@ def training_step(
         config: for the precision.
 
     Returns:
-        loss_k in nats and logits_kC, both before the update.
+        logits_kC before the update, float32.
     """
     with autocast(device_of(model), config.precision):
-        logits_kC = default_logits(model, batch)
-    loss_k = cross_entropy_losses(logits_kC, batch)
+        logits_kC = default_logits(model, batch).float()
+    if weights_k is None:
+        mean = F.cross_entropy(logits_kC, require_targets(batch))
+    else:
+        mean = (cross_entropy_losses(logits_kC, batch) * weights_k).mean()
     optimizer.zero_grad(set_to_none=True)
-    mean = loss_k.mean() if weights_k is None else (loss_k * weights_k).mean()
     mean.backward()
     optimizer.step()
-    return loss_k.detach(), logits_kC.detach()
+    return logits_kC.detach()

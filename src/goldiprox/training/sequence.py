@@ -178,6 +178,8 @@ def replay(sequence: BatchSequence) -> PlanFactory:
 class _Replay(Plan):
     """Draws the recorded pool of a step and, of it, the recorded choice."""
 
+    observes = False
+
     def __init__(self, course: Course, sequence: BatchSequence) -> None:
         self._course = course
         self._sequence = sequence

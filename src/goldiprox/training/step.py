@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from goldiprox.batch import Batch, default_logits, ids_of, take
@@ -93,6 +94,7 @@ class Chooser:
         selector = self.method.selector
         self._selector = selector.start() if isinstance(selector, StatefulSelector) else selector
         self._seed = seed
+        self._unused = torch.Generator()
         self._scoring = ScoringPass(
             model,
             precision=precision,
@@ -148,12 +150,18 @@ class Chooser:
         unknown = self.method.needs - (known or {}).keys()
         evidence = self._scoring(batch, unknown, known=known, seed=seed)
         try:
-            selection = self._selector(evidence, k, stream(self._seed, "selection", self.step))
+            selection = self._selector(evidence, k, self._generator())
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
             raise
         self.step += 1
         return selection
+
+    def _generator(self) -> torch.Generator:
+        """A fresh one for each step; any one for a selector that draws nothing from it."""
+        if not getattr(self._selector, "draws", True):
+            return self._unused
+        return stream(self._seed, "selection", self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep for choices to go on as they would have."""
