@@ -7,37 +7,31 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
-from rich import progress as bars
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands import exchange
+from goldiprox.commands import data_diet, exchange
+from goldiprox.commands.shared import Data as _Data
+from goldiprox.commands.shared import Keeping as _Keeping
+from goldiprox.commands.shared import Shown as _Shown
+from goldiprox.commands.shared import console
 from goldiprox.commands.shared import splits_of as _splits
 from goldiprox.commands.shared import told as _told
 from goldiprox.commands.shared import wrote as _wrote
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
-from goldiprox.data.splits import DataConfig
-from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.precompute.given import table_from_model, table_from_values
 from goldiprox.records.mapped import open_table
-from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.records.tables import IRREDUCIBLE_LOSS
 from goldiprox.report.methods import methods_table, variants_table
-from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
 from goldiprox.schema import ConfigError, GoldiproxError
-from goldiprox.selection.pruning import PruneRule
-from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.workflows.compare import compare
 from goldiprox.workflows.irreducible import make_irreducible, take_irreducible
-from goldiprox.workflows.progress import Progress
-from goldiprox.workflows.prune import prune_scores
 from goldiprox.workflows.report import report_runs
-from goldiprox.workflows.score import make_scores
 from goldiprox.workflows.train import train_one
 
 __all__ = ["main"]
@@ -59,26 +53,6 @@ def _comma_list(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Data(DataConfig):
-    dataset: tyro.conf.Positional[str]
-    """Data set: digits, fashion-mnist, cifar10, or the path of a Parquet file or folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Keeping:
-    """How often an unfinished run is saved, so that it can go on after an interruption."""
-
-    checkpoint_seconds: float = 30.0
-    """Seconds between checkpoints."""
-
-    checkpoint_steps: int | None = None
-    """Steps between checkpoints; overrides --checkpoint-seconds."""
-
-    def every(self) -> CheckpointEvery:
-        return CheckpointEvery(seconds=self.checkpoint_seconds, steps=self.checkpoint_steps)
 
 
 def _compare(
@@ -209,73 +183,6 @@ def _irreducible(
     _wrote(out)
 
 
-def _score(
-    data: Flat[_Data],
-    settings: Flat[ScoreConfig],
-    keeping: Flat[_Keeping],
-    il: IrreducibleConfig,
-    out: Path,
-    irreducible: Path | None = None,
-    workers: int | None = None,
-) -> None:
-    """Score every training example by watching replicas of a model train; one table for all scores.
-
-    All data that is not test is scored, whatever --holdout says. Interrupted, the same command goes
-    on; replicas already done are kept, and used again when more are asked for.
-
-    Args:
-        out: The table to write, such as scores.parquet; its replicas are kept in <out>.run.
-        il: The irreducible-loss models, where that score is asked for: each scores one half.
-        irreducible: Irreducible-loss table of the whole training set to use instead.
-        workers: Processes that train replicas side by side; unless given, one a thread on a CPU.
-    """
-    splits = _splits(data)
-    with _Shown() as shown:
-        result = make_scores(
-            splits,
-            settings,
-            out,
-            irreducible=il,
-            table=None if irreducible is None else ScoreTable.read(irreducible),
-            workers=workers,
-            progress=shown,
-            checkpoint=keeping.every(),
-        )
-    _told(result)
-    _wrote(out)
-
-
-def _prune(
-    scores: tyro.conf.Positional[Path],
-    rule: Flat[PruneRule],
-    out: Path,
-    by: str | None = None,
-    group: str | None = None,
-    join: tuple[str, ...] = (),
-) -> None:
-    """Keep part of a data set by a score, the hardest first; say what each class loses.
-
-    The file written goes to goldiprox train and compare as --subset.
-
-    Args:
-        scores: Score table.
-        by: Score to prune by, such as el2n; random does without.
-        out: The table of what is kept, such as kept.parquet.
-        group: Column that numbers groups whose losses are to be shown too.
-        join: Further tables, separated by commas, whose columns are put beside the scores by id.
-    """
-    others = [ScoreTable.read(Path(path)) for path in join]
-    pruned = prune_scores(ScoreTable.read(scores), rule, out, by=by, group=group, others=others)
-    print(f"kept {pruned['kept']:,} of {pruned['of']:,} examples")
-    for name, rows in pruned["losses"].items():
-        _console().print(losses_table(name, rows))
-        for line in loss_warnings(name, rows):
-            print(line)
-    if not pruned["losses"]:
-        print("this table has no classes, so what each class loses is not known")
-    _wrote(out)
-
-
 def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
     """Make a report from run folders again, or from the folder that compare wrote.
 
@@ -301,8 +208,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": _compare,
     "train": _train,
     "irreducible": _irreducible,
-    "score": _score,
-    "prune": _prune,
+    "score": data_diet.score,
+    "prune": data_diet.prune,
     "sequence": exchange.sequence,
     "table": exchange.table,
     "report": _report,
@@ -344,50 +251,7 @@ def _command() -> str:
 
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
-    console = _console()
-    console.print(terminal_table(comparison))
+    terminal = console()
+    terminal.print(terminal_table(comparison))
     for line in verdict_lines(comparison):
-        console.print(line, highlight=False)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=100)  # a pipe has no width to fit
-
-
-class _Shown(Progress):
-    """Progress bars on a terminal, a line per stage elsewhere."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._live = console.is_terminal
-        self._bars = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
-            bars.TextColumn("{task.fields[status]}"),
-            bars.TimeRemainingColumn(),
-            console=console,
-            disable=not self._live,
-        )
-        self._task: bars.TaskID | None = None
-
-    def __enter__(self) -> _Shown:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def stage(self, name: str) -> Report:
-        """Show a stage."""
-        if not self._live:
-            print(name, file=sys.stderr, flush=True)
-            return lambda *_: None
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        task = self._task = self._bars.add_task(name, total=None, status="")
-
-        def report(done: int, total: int, status: str) -> None:
-            self._bars.update(task, completed=done, total=total, status=status)
-
-        return report
+        terminal.print(line, highlight=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,16 @@ def test_a_score_table_of_other_labels_is_not_taken_for_this_one(scores, capsys)
         *("--epoch", "1,3", "--model", "mlp-128", "--out", scores),
     )
     assert "made with other settings (labels is" in line
+
+
+def test_what_is_kept_is_trained_on(scores, tmp_path, capsys) -> None:
+    out = tmp_path / "kept.parquet"
+    run("prune", scores, "--by", "el2n", "--keep", "0.5", "--out", out)
+    small = ["--model", "mlp-128", "--batch", 8, "--pool", 64, "--epochs", 1, "--subset", out]
+    data = ["digits", "--label-noise", "0.1", "--holdout-mode", "halves"]
+    run("train", *data, "--method", "uniform", *small, "--out", tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["data"]["sizes"]["train"] == 719
+    # Without the noise of the scores the labels are others.
+    line = fails(capsys, "train", "digits", "--method", "uniform", *small, "--out", tmp_path / "b")
+    assert "other labels" in line

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from goldiprox.data.datasets import load
-from goldiprox.data.splits import DataConfig, Splits, make_splits
+import tyro
+from rich import progress as bars
+from rich.console import Console
 
-__all__ = ["splits_of", "told", "wrote"]
+from goldiprox.data.splits import DataConfig, Splits
+from goldiprox.training.loop import CheckpointEvery, Report
+from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.subset import splits_for
+
+__all__ = ["Data", "Keeping", "Shown", "console", "splits_of", "told", "wrote"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(DataConfig):
+    """The data, its name standing without a flag."""
+
+    dataset: tyro.conf.Positional[str]
+    """Data set: digits, fashion-mnist, cifar10, or the path of a Parquet file or folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """How often an unfinished run is saved, so that it can go on after an interruption."""
+
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints."""
+
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints; overrides --checkpoint-seconds."""
+
+    def every(self) -> CheckpointEvery:
+        """As the loop takes it."""
+        return CheckpointEvery(seconds=self.checkpoint_seconds, steps=self.checkpoint_steps)
 
 
 def splits_of(data: DataConfig) -> Splits:
     """Load a data set and split it, as configured on the command line."""
-    folder = None if data.data_dir is None else Path(data.data_dir)
-    plain = DataConfig(**asdict(data))
-    return make_splits(load(plain.dataset, data_dir=folder), plain)
+    return splits_for(DataConfig(**asdict(data)))
 
 
 def told(result: Mapping[str, object]) -> None:
@@ -29,3 +57,47 @@ def told(result: Mapping[str, object]) -> None:
 def wrote(path: Path) -> None:
     """Say what was written, last."""
     print(f"wrote {path}")
+
+
+def console() -> Console:
+    """The terminal; a pipe, which has no width to fit into, gets 100 columns."""
+    found = Console()
+    return found if found.is_terminal else Console(width=100)
+
+
+class Shown(Progress):
+    """Progress bars on a terminal, a line per stage elsewhere."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._live = console.is_terminal
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TextColumn("{task.fields[status]}"),
+            bars.TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._task: bars.TaskID | None = None
+
+    def __enter__(self) -> Shown:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def stage(self, name: str) -> Report:
+        """Show a stage."""
+        if not self._live:
+            print(name, file=sys.stderr, flush=True)
+            return lambda *_: None
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        task = self._task = self._bars.add_task(name, total=None, status="")
+
+        def report(done: int, total: int, status: str) -> None:
+            self._bars.update(task, completed=done, total=total, status=status)
+
+        return report

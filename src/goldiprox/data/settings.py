@@ -66,6 +66,10 @@ class DataConfig:
     """Share of the holdout set on which the irreducible-loss model's best checkpoint is chosen,
     so that the test set is never used for a choice."""
 
+    subset: str | None = None
+    """Table of the ids to train on, as goldiprox prune writes it: the rest of the training set is
+    left out. What the irreducible-loss model is trained on stays whole."""
+
     data_seed: int = 0
     """Seed of the split, of the label noise and of the duplication."""
 

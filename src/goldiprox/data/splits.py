@@ -68,6 +68,8 @@ class Splits:
         config: how this was made, nothing left to the data set.
         preprocess: the data set's, with augmentation switched off if so configured.
         num_classes: number of classes.
+        whole: the same before it was reduced to a subset; None where it was not.
+        subset_N: int64 ids of that subset; None where there is none.
     """
 
     dataset: Dataset
@@ -79,13 +81,50 @@ class Splits:
     config: DataConfig
     preprocess: Preprocess
     num_classes: int
+    whole: Splits | None = None
+    subset_N: Tensor | None = None
 
     @cached_property
     def full(self) -> Examples:
-        """Everything that is not test: what uniform training without a holdout set would use."""
+        """Everything that is not test: what uniform training without a holdout set would use.
+
+        Reduced to a subset, it holds that subset alone, the holdout set's part of it included.
+        """
+        if self.whole is not None and self.subset_N is not None:
+            everything = self.whole.full
+            return everything.select(torch.isin(everything.ids_N, self.subset_N))
         if self.config.holdout_mode in ("reuse", "halves"):
             return self.train
         return Examples.concatenate(self.train, self.holdout, self.validation)
+
+    def reduced(self, ids_N: Tensor, name: str) -> Splits:
+        """The same data with only some examples left to train on.
+
+        Args:
+            ids_N: int64 ids of what is left.
+            name: says in records which subset it is; takes the place of the file's name.
+
+        Raises:
+            ConfigError: if none of them is in the training part.
+        """
+        folds = tuple(
+            replace(fold, scored=fold.scored.select(torch.isin(fold.scored.ids_N, ids_N)))
+            for fold in self.folds
+        )
+        train = self.train.select(torch.isin(self.train.ids_N, ids_N))
+        if not len(train):
+            raise ConfigError(
+                f"none of the {len(ids_N)} ids of the subset is in the training part "
+                f"({len(self.train)} examples); they are all held out: use --holdout-mode halves"
+            )
+        return replace(
+            self,
+            train=train,
+            folds=folds,
+            config=replace(self.config, subset=name),
+            whole=self,
+            subset_N=ids_N,
+        )
 
     def describe(self) -> dict[str, Any]:
         """What a run's manifest records of its data.
@@ -122,6 +161,7 @@ class Splits:
                     for fold in self.folds
                 ],
             },
+            "subset": self.config.subset,
             "label_noise": {
                 "share_drawn": self.config.label_noise,
                 "original_may_be_redrawn": self.config.redraw_original,
@@ -145,8 +185,14 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
         The parts.
 
     Raises:
-        ConfigError: if a part would be empty, or the data set has no holdout set of its own.
+        ConfigError: if a part would be empty, the data set has no holdout set of its own, or a
+            subset is named, which :meth:`Splits.reduced` has to make.
     """
+    if config.subset is not None:
+        raise ConfigError(
+            f"subset {config.subset} is not read here; split the whole data, then reduce it with "
+            "goldiprox.workflows.subset.reduce_to"
+        )
     config = _resolved(dataset, config)
     labels_N = _used_labels(dataset, config)
     stride = len(dataset.store)

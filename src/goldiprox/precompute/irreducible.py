@@ -284,6 +284,10 @@ def require_fitting(table: Table, splits: Splits) -> None:
     table.require(remedy, fingerprint=splits.dataset.fingerprint)
     # Ids before labels: another split or duplication shows as missing ids, which says more.
     table.column_for(IRREDUCIBLE_LOSS, splits.train.ids_N, remedy)
+    if splits.whole is not None:
+        whole = splits.whole.train.label_digest()
+        if table.provenance.get("label_digest") == whole:
+            return  # made for all the data of which this is a part
     table.require(remedy, label_digest=splits.train.label_digest())
 
 

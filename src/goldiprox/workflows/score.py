@@ -226,8 +226,12 @@ def cross_fitted_losses(
 
 def halves_of(splits: Splits) -> list[Splits]:
     """Two divisions of the training set: in each one half is scored, the other trained on."""
-    config = replace(splits.config, holdout_mode="halves", holdout=None, holdout_noise=True)
+    config = replace(
+        splits.config, holdout_mode="halves", holdout=None, holdout_noise=True, subset=None
+    )
     whole = make_splits(splits.dataset, config)
+    if splits.subset_N is not None and splits.config.subset is not None:
+        whole = whole.reduced(splits.subset_N, splits.config.subset)
     return [
         replace(
             whole, train=fold.scored, holdout=fold.fit, validation=fold.validation, folds=(fold,)
