@@ -76,7 +76,7 @@ def write_run(tmp_path):
         corrupted = corrupted or [0] * intervals
         correct = correct or [0] * intervals
         # Ids tell how many of a step's examples count as wrong; steps are alike in an interval.
-        log = StepLog(folder.path, lambda ids: ids >= 1000)
+        log = StepLog(folder.path, lambda ids: {"corrupted": ids >= 1000})
         for step in range(every * intervals):
             wrong, right = corrupted[step // every], correct[step // every]
             ids_k = torch.arange(batch) + 1000 * (torch.arange(batch) < wrong)

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goldiprox.data.noise import LabelNoise, corrupt_uniform, duplicate
+from goldiprox.data.noise import (
+    LabelNoise,
+    corrupt_by_matrix,
+    corrupt_pairs,
+    corrupt_uniform,
+    duplicate,
+)
 from goldiprox.schema import ConfigError, DataError
 
 
@@ -112,3 +118,27 @@ def test_an_impossible_factor_is_refused(factor):
 def test_a_copy_cannot_be_duplicated_again():
     with pytest.raises(DataError, match=r"ids 0\.\.7 are not all originals of a store of 5"):
         duplicate(torch.tensor([0, 7]), 2, generator(), stride=5)
+
+
+def test_pairs_flip_exactly_the_share_of_their_first_class():
+    labels = torch.arange(300) % 3
+    noisy = corrupt_pairs(labels, 0.5, [(0, 1), (2, 0)], generator())
+    assert [int((noisy[labels == c] != c).sum()) for c in range(3)] == [50, 0, 50]
+    assert set(noisy[labels == 0].tolist()) == {0, 1}
+    assert set(noisy[labels == 2].tolist()) == {2, 0}
+    more = corrupt_pairs(labels, 0.7, [(0, 1), (2, 0)], generator())
+    assert ((noisy != labels) <= (more != labels)).all()
+    assert torch.equal(noisy, corrupt_pairs(labels, 0.5, [(0, 1), (2, 0)], generator()))
+    assert not torch.equal(noisy, corrupt_pairs(labels, 0.5, [(0, 1), (2, 0)], generator(1)))
+
+
+def test_a_matrix_gives_labels_with_its_probabilities():
+    labels = torch.arange(60_000) % 3
+    matrix = torch.tensor([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]], dtype=torch.double)
+    noisy = corrupt_by_matrix(labels, matrix, generator())
+    for row in range(3):
+        shares = torch.bincount(noisy[labels == row], minlength=3) / 20_000
+        assert (shares - matrix[row]).abs().max() < 0.012
+    assert not (noisy[labels == 0] == 2).any()
+    with pytest.raises(ConfigError, match="row 1 of the noise matrix adds up to"):
+        corrupt_by_matrix(labels, matrix + torch.diag(torch.tensor([0, 0.5, 0])), generator())

@@ -32,7 +32,7 @@ def record(step, ids=(7, 3), losses=(0.5, 1.5), weights=None, scores=None):
 
 
 def log_of(folder):
-    return StepLog(folder, lambda ids: ids < 5)
+    return StepLog(folder, lambda ids: {"corrupted": ids < 5, "ambiguous": ids > 7})
 
 
 def test_a_row_holds_what_was_done(tmp_path):
@@ -46,6 +46,7 @@ def test_a_row_holds_what_was_done(tmp_path):
     assert first == {
         "step": 0, "epoch": 0, "pool_size": 4, "ids": [7, 3], "weights": None, "lr": 0.1,
         "loss": pytest.approx(1.0, abs=1e-6), "already_correct": 1, "corrupted": 1,
+        "low_relevance": None, "ambiguous": 0,
         "score_mean": -0.25, "score_min": -4.0,
         "score_max": 2.0, "score_chosen_mean": 1.5,
     }  # fmt: skip

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from goldiprox.analysis.verdict import BASELINES, verdicts
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder
-from goldiprox.records.steplog import read_steps
+from goldiprox.records.steplog import MARKS, read_steps
 from goldiprox.schema import ConfigError
 
 __all__ = ["Curves", "RunRecord", "read_run", "summarise"]
@@ -36,7 +36,8 @@ class Curves:
         seconds: wall seconds of loading, scoring and training (reference seconds under the budget
             protocol), without the irreducible-loss model.
         flops: floating-point operations of the same.
-        corrupted: share of wrong labels among what was chosen since the evaluation before.
+        marked: by mark (wrong label, low relevance, ...), its share among what was chosen since the
+            evaluation before; marks of which nothing is known are left out.
         already_correct: share of what was chosen since then that was classified correctly before
             the step that trained on it.
     """
@@ -47,8 +48,13 @@ class Curves:
     loss: Floats
     seconds: Floats
     flops: Floats
-    corrupted: Floats
+    marked: dict[str, Floats]
     already_correct: Floats
+
+    def line(self, name: str) -> Floats:
+        """One of the arrays, by the name of an attribute or a mark."""
+        found: Floats = self.marked[name] if name in self.marked else getattr(self, name)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class RunRecord:
     irreducible: Ledger
     irreducible_seconds: float
     chosen: int
-    corrupted: int
+    marked: dict[str, int]
     already_correct: int
 
     @cached_property
@@ -97,7 +103,7 @@ def read_run(folder: RunFolder) -> RunRecord:
         irreducible_seconds = reference["irreducible_seconds"]
     ends = np.array([e["step"] for e in evaluations])
     chosen = steps["ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    corrupted = steps["corrupted"].to_numpy()
+    marked = {mark: steps[mark] for mark in MARKS if not steps[mark].null_count}
     correct = steps["already_correct"].to_numpy()
     return RunRecord(
         arm=manifest.get("arm", train["method"]),
@@ -112,14 +118,17 @@ def read_run(folder: RunFolder) -> RunRecord:
             loss=np.array([e["loss"] for e in evaluations]),
             seconds=seconds,
             flops=np.array([e["flops"] for e in evaluations]),
-            corrupted=_share_between(corrupted, chosen, ends),
+            marked={
+                mark: _share_between(counts.to_numpy(), chosen, ends)
+                for mark, counts in marked.items()
+            },
             already_correct=_share_between(correct, chosen, ends),
         ),
         ledger=Ledger.from_json(folder.ledger()),
         irreducible=irreducible,
         irreducible_seconds=irreducible_seconds,
         chosen=int(chosen.sum()),
-        corrupted=int(corrupted.sum()),
+        marked={mark: int(counts.to_numpy().sum()) for mark, counts in marked.items()},
         already_correct=int(correct.sum()),
     )
 
@@ -170,6 +179,7 @@ def summarise(
         "model": first["model"],
         "versions": first["versions"],
         "share_corrupted_in_data": _noise_in_data(first["data"]),
+        "share_marked_in_data": _marks_in_data(first["data"]),
         "weakest_final_accuracy": weakest,
         "irreducible": _describe_irreducible(runs),
         "methods": methods,
@@ -236,7 +246,7 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 def _mean_curve(group: list[RunRecord], field: str) -> Floats:
     """Mean over seeds, evaluation by evaluation (runs of an arm are evaluated at equal steps)."""
     length = min(len(run.curves.step) for run in group)
-    rows = [getattr(run.curves, field)[:length] for run in group]
+    rows = [run.curves.line(field)[:length] for run in group]
     mean: Floats = np.mean(rows, axis=0)
     return mean
 
@@ -322,11 +332,17 @@ def _selected_share(group: list[RunRecord], weakest: float) -> dict[str, float |
     ]
     chosen = sum(run.chosen for run in group)
     return {
-        "corrupted": sum(run.corrupted for run in group) / chosen,
+        **{mark: _marked_share(group, mark) for mark in MARKS},
         "already_correct": sum(run.already_correct for run in group) / chosen,
         "redundant": float(np.mean(early)) if early else None,
-        "low_relevance": None,
     }
+
+
+def _marked_share(group: list[RunRecord], mark: str) -> float | None:
+    """Share of what was chosen that is marked so; None where nothing is known of it."""
+    if any(mark not in run.marked for run in group):
+        return None
+    return sum(run.marked[mark] for run in group) / sum(run.chosen for run in group)
 
 
 def _curve(group: list[RunRecord]) -> list[dict[str, Any]]:
@@ -334,9 +350,10 @@ def _curve(group: list[RunRecord]) -> list[dict[str, Any]]:
     length = min(len(run.curves.step) for run in group)
     accuracies = np.array([run.curves.accuracy[:length] for run in group])
     before = {k: float(np.mean([r.paid_before[k] for r in group])) for k in ("seconds", "flops")}
+    known = [mark for mark in MARKS if all(mark in run.curves.marked for run in group)]
     columns = {
         field: _mean_curve(group, field)
-        for field in ("step", "epoch", "seconds", "flops", "loss", "corrupted", "already_correct")
+        for field in ("step", "epoch", "seconds", "flops", "loss", *known, "already_correct")
     }
     points = []
     for i in range(length):
@@ -383,6 +400,12 @@ def _noise_in_data(data: dict[str, Any]) -> float:
     wrong: float = data["label_noise"]["wrong"]["train"]
     size: float = data["sizes"]["train"]
     return wrong / size
+
+
+def _marks_in_data(data: dict[str, Any]) -> dict[str, float]:
+    """What share of the training set is marked, by mark: what uniform would choose."""
+    size: float = data["sizes"]["train"]
+    return {mark: parts["train"] / size for mark, parts in data.get("marked", {}).items()}
 
 
 def _share_between(

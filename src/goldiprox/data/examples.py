@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -25,6 +26,8 @@ class Examples:
         rows_N: int64 rows in the store.
         targets_N: int64 labels as used, noise included.
         true_targets_N: int64 labels as published.
+        marks: what else is known of each example: bool, one an example, by name, such as
+            ``low_relevance`` and ``ambiguous``.
     """
 
     store: Store
@@ -32,6 +35,7 @@ class Examples:
     rows_N: Tensor
     targets_N: Tensor
     true_targets_N: Tensor
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.ids_N.shape[0])
@@ -40,6 +44,18 @@ class Examples:
     def corrupted_N(self) -> Tensor:
         """Bool, whether the label used is not the published one."""
         return self.targets_N != self.true_targets_N
+
+    def mark(self, name: str) -> Tensor:
+        """Bool, whether each example is marked so; ``corrupted`` is a mark too.
+
+        Args:
+            name: of the mark; one that nothing was said of is false everywhere.
+        """
+        if name == "corrupted":
+            return self.corrupted_N
+        if name in self.marks:
+            return self.marks[name]
+        return torch.zeros(len(self), dtype=torch.bool)
 
     @property
     def origin_N(self) -> Tensor:
@@ -72,6 +88,7 @@ class Examples:
             rows_N=self.rows_N[positions],
             targets_N=self.targets_N[positions],
             true_targets_N=self.true_targets_N[positions],
+            marks={name: mark_N[positions] for name, mark_N in self.marks.items()},
         )
 
     @staticmethod
@@ -96,6 +113,10 @@ class Examples:
             rows_N=torch.cat([part.rows_N for part in parts]),
             targets_N=torch.cat([part.targets_N for part in parts]),
             true_targets_N=torch.cat([part.true_targets_N for part in parts]),
+            marks={
+                name: torch.cat([part.mark(name) for part in parts])
+                for name in dict.fromkeys(name for part in parts for name in part.marks)
+            },
         )
 
     def label_digest(self) -> str:

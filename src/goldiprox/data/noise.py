@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, DataError
 
-__all__ = ["LabelNoise", "corrupt_uniform", "duplicate"]
+__all__ = ["LabelNoise", "corrupt_by_matrix", "corrupt_pairs", "corrupt_uniform", "duplicate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,60 @@ def corrupt_uniform(
     noisy_N = labels_N.clone()
     noisy_N[chosen] = drawn
     return noisy_N
+
+
+def corrupt_pairs(
+    labels_N: Tensor, share: float, pairs: Sequence[tuple[int, int]], generator: torch.Generator
+) -> Tensor:
+    """Flip labels of certain classes to another one each: structured noise.
+
+    Of every first class exactly ``round(share * count)`` labels are flipped. The generator is used
+    in a fixed order, one permutation of N, so that the labels flipped at a smaller share are among
+    those flipped at a larger one. Source: Mindermann et al. 2022, appendix C (share 0.5).
+
+    Args:
+        labels_N: int64 labels; not changed.
+        share: share of each first class, in [0, 1).
+        pairs: (from, to), each class first in one pair at most.
+        generator: a CPU generator.
+
+    Returns:
+        int64 labels, a new tensor.
+    """
+    order = torch.randperm(len(labels_N), generator=generator)
+    noisy_N = labels_N.clone()
+    for true, other in pairs:
+        mine = order[labels_N[order] == true]
+        noisy_N[mine[: round(share * len(mine))]] = other
+    return noisy_N
+
+
+def corrupt_by_matrix(labels_N: Tensor, matrix_CC: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw every label from its class's row of a matrix.
+
+    Args:
+        labels_N: int64 labels; not changed.
+        matrix_CC: float64 probabilities; row is the published class, column the label it gets.
+        generator: a CPU generator; one number an example, so that examples do not depend on each
+            other.
+
+    Returns:
+        int64 labels, a new tensor.
+
+    Raises:
+        ConfigError: if a row does not add up to 1.
+    """
+    sums = matrix_CC.sum(1)
+    if (sums - 1).abs().max() > 1e-6:
+        row = int((sums - 1).abs().argmax())
+        raise ConfigError(
+            f"row {row} of the noise matrix adds up to {float(sums[row]):g}: give the "
+            "probabilities of the labels that a class gets, which add up to 1"
+        )
+    drawn_N = torch.rand(len(labels_N), generator=generator, dtype=torch.float64)
+    edges_CC = matrix_CC.cumsum(1)
+    edges_CC[:, -1] = 1.0
+    return torch.searchsorted(edges_CC[labels_N], drawn_N[:, None], right=True).flatten()
 
 
 def duplicate(ids: Tensor, factor: float, generator: torch.Generator, *, stride: int) -> Tensor:

@@ -43,9 +43,35 @@ class DataConfig:
     """Whether label noise may draw the original label again, as in the RHO-LOSS paper's code.
     Switch it off to make every drawn label wrong."""
 
+    noise_pairs: tuple[str, ...] = ()
+    """Structured noise: flip the share --label-noise of certain classes' labels to another class,
+    instead of drawing anew. Pairs of names or numbers of classes, separated by commas:
+    cat:dog,dog:cat makes cats dogs and dogs cats."""
+
+    confusion: str | None = None
+    """Structured noise, the pairs taken from a confusion matrix: a file (JSON or CSV; rows are true
+    classes), such as goldiprox confusion writes. The four classes most often taken for another one
+    are flipped to that one; the paper's --label-noise is 0.5 here."""
+
+    noise_matrix: str | None = None
+    """Structured noise from a file (JSON or CSV) of probabilities: row i holds those of the labels
+    that class i gets. Takes the place of --label-noise."""
+
+    ambiguous: float = 0.0
+    """Share of the images to be made ambiguous: the mean of two images of different classes,
+    labelled as either at random. Not counted as wrong labels but by themselves."""
+
     holdout_noise: bool = True
-    """Whether the holdout set is as noisy as the training set. Without, the irreducible-loss model
-    learns from the published labels; needs a holdout set that is no part of the training set."""
+    """Whether the holdout set is as noisy and ambiguous as the training set. Without, the
+    irreducible-loss model learns from what was published; needs a holdout set that is no part of
+    the training set."""
+
+    high_relevance: int | None = None
+    """Keep this many classes whole (a random choice) and of the others the share --low-share only,
+    in the test set too. cifar100-relevance: 20."""
+
+    low_share: float = 0.06
+    """Share kept of the classes of low relevance, see --high-relevance; 0.06 is the paper's."""
 
     duplicate: float = 1.0
     """How often each example occurs in the training set: 5 means five times each, 1.5 means that
@@ -71,7 +97,8 @@ class DataConfig:
     left out. What the irreducible-loss model is trained on stays whole."""
 
     data_seed: int = 0
-    """Seed of the split, of the label noise and of the duplication."""
+    """Seed of the split and of all that is done to the data: noise, mixtures, relevance,
+    duplication."""
 
     augment: bool = True
     """Whether colour images are randomly cropped and mirrored in training. Greyscale images never
@@ -90,7 +117,34 @@ class DataConfig:
                     f"{field} {value} is impossible: give a share {purpose} between 0 and 1, "
                     "both excluded"
                 )
+        if not 0 <= self.ambiguous < 1:
+            raise ConfigError(
+                f"--ambiguous {self.ambiguous} is impossible: give a share from 0 to below 1"
+            )
+        if not 0 < self.low_share < 1:
+            raise ConfigError(
+                f"--low-share {self.low_share} is impossible: give a share between 0 and 1, both "
+                "excluded"
+            )
+        self._check_structure()
         if self.data_seed < 0:
             raise ConfigError(
                 f"--data-seed {self.data_seed} is negative: give 0 or a positive whole number"
+            )
+
+    def _check_structure(self) -> None:
+        given = [
+            f"--{field.replace('_', '-')}"
+            for field in ("noise_pairs", "confusion", "noise_matrix")
+            if getattr(self, field)
+        ]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} exclude each other: give one of them")
+        if given and given != ["--noise-matrix"] and not self.label_noise:
+            raise ConfigError(
+                f"{given[0]} needs --label-noise, the share of the labels to flip, such as 0.5"
+            )
+        if self.noise_matrix and self.label_noise:
+            raise ConfigError(
+                "--noise-matrix holds the probabilities itself: leave --label-noise out"
             )

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from goldiprox.data.confusion import most_confused, parse_pairs, read_matrix, with_digest
 from goldiprox.data.examples import Examples
-from goldiprox.data.noise import corrupt_uniform, duplicate
+from goldiprox.data.noise import corrupt_by_matrix, corrupt_pairs, corrupt_uniform, duplicate
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.settings import DataConfig
+from goldiprox.data.shift import keep_relevant, mix
 from goldiprox.data.store import Dataset
 from goldiprox.schema import ConfigError
 from goldiprox.seeds import stream
@@ -165,17 +167,23 @@ class Splits:
             "label_noise": {
                 "share_drawn": self.config.label_noise,
                 "original_may_be_redrawn": self.config.redraw_original,
+                "pairs": list(self.config.noise_pairs),
+                "matrix": self.config.noise_matrix,
                 "wrong": {name: int(part.corrupted_N.sum()) for name, part in parts.items()},
+            },
+            "marked": {
+                mark: {name: int(part.mark(mark).sum()) for name, part in parts.items()}
+                for mark in self.train.marks
             },
             "preprocess": self.preprocess.describe(),
         }
 
 
 def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
-    """Corrupt labels, split, then duplicate, each from a generator of its own.
+    """Shift, split, mix, corrupt labels, then duplicate, each from a generator of its own.
 
-    In this order: the noise of an example is the same whether it ends in train or in holdout, and
-    the same for every holdout share; and a copy never leaks out of the training part.
+    The label noise of an example is the same whether it ends in train or in holdout, and the same
+    for every holdout share and mode; and neither a copy nor a mixture leaks out of its part.
 
     Args:
         dataset: the data.
@@ -186,7 +194,9 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
 
     Raises:
         ConfigError: if a part would be empty, the data set has no holdout set of its own, or a
-            subset is named, which :meth:`Splits.reduced` has to make.
+            class named for noise is unknown, or a subset is named, which :meth:`Splits.reduced` has
+            to make.
+        DataError: if a matrix for noise is absent, damaged or of other classes.
     """
     if config.subset is not None:
         raise ConfigError(
@@ -194,7 +204,21 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
             "goldiprox.workflows.subset.reduce_to"
         )
     config = _resolved(dataset, config)
+    marks: dict[str, Tensor] = {}  # by row
+    if config.high_relevance is not None:
+        dataset, high = keep_relevant(
+            dataset, config.high_relevance, config.low_share, config.data_seed
+        )
+        marks["low_relevance"] = ~torch.isin(dataset.labels_N, torch.tensor(high))
+    train_rows, held = _divide(dataset, config)
+    _require_all_parts(dataset, config, train_rows, held)
+    if config.ambiguous:
+        groups = _groups(train_rows, held, config.holdout_noise)
+        dataset, marks["ambiguous"] = mix(dataset, groups, config.ambiguous, config.data_seed)
     labels_N = _used_labels(dataset, config)
+    if not config.holdout_noise:
+        for held_N, _ in held:
+            labels_N[held_N] = dataset.labels_N[held_N]
     stride = len(dataset.store)
 
     def examples(ids_N: Tensor) -> Examples:
@@ -205,13 +229,9 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
             rows_N=origins_N,
             targets_N=labels_N[origins_N],
             true_targets_N=dataset.labels_N[origins_N],
+            marks={name: mark_N[origins_N] for name, mark_N in marks.items()},
         )
 
-    train_rows, held = _divide(dataset, config)
-    _require_all_parts(dataset, config, train_rows, held)
-    if not config.holdout_noise:
-        for held_N, _ in held:
-            labels_N[held_N] = dataset.labels_N[held_N]
     copying = stream(config.data_seed, "duplicate")
     train = examples(duplicate(train_rows, config.duplicate, copying, stride=stride))
     folds = []
@@ -258,7 +278,22 @@ def _resolved(dataset: Dataset, config: DataConfig) -> DataConfig:
             "training set; use split or own, or leave --holdout-noise on"
         )
     share = dataset.holdout_share if config.holdout is None else config.holdout
-    return replace(config, holdout_mode=mode, holdout=share if shared else None)
+    pairs = config.noise_pairs
+    if config.confusion is not None:
+        matrix = read_matrix(config.confusion, dataset.class_names)
+        pairs = tuple(f"{true}:{other}" for true, other in most_confused(matrix))
+        if not pairs:
+            raise ConfigError(f"--confusion {config.confusion}: no class is taken for another")
+    return replace(
+        config,
+        holdout_mode=mode,
+        holdout=share if shared else None,
+        # What was done, not in which file it was written.
+        noise_pairs=pairs,
+        confusion=None,
+        noise_matrix=None if config.noise_matrix is None else with_digest(config.noise_matrix),
+        high_relevance=config.high_relevance or dataset.high_relevance,
+    )
 
 
 def _used_labels(dataset: Dataset, config: DataConfig) -> Tensor:
@@ -267,14 +302,28 @@ def _used_labels(dataset: Dataset, config: DataConfig) -> Tensor:
     if dataset.holdout_rows is not None:
         rows_N = torch.cat([rows_N, dataset.holdout_rows]).sort().values
     labels_N = dataset.labels_N.clone()
-    labels_N[rows_N] = corrupt_uniform(
-        labels_N[rows_N],
-        config.label_noise,
-        dataset.num_classes,
-        config.redraw_original,
-        stream(config.data_seed, "noise"),
-    )
+    clean_N, generator = labels_N[rows_N], stream(config.data_seed, "noise")
+    if config.noise_matrix is not None:
+        matrix = read_matrix(config.noise_matrix, dataset.class_names)
+        noisy_N = corrupt_by_matrix(clean_N, torch.from_numpy(matrix), generator)
+    elif config.noise_pairs:
+        pairs = parse_pairs(config.noise_pairs, dataset.class_names)
+        noisy_N = corrupt_pairs(clean_N, config.label_noise, pairs, generator)
+    else:
+        noisy_N = corrupt_uniform(
+            clean_N, config.label_noise, dataset.num_classes, config.redraw_original, generator
+        )
+    labels_N[rows_N] = noisy_N
     return labels_N
+
+
+def _groups(
+    train_rows: Tensor, held: list[tuple[Tensor, Tensor]], with_holdout: bool
+) -> list[Tensor]:
+    """Rows that may be mixed with each other: of one half, of the holdout set, of the rest."""
+    held_rows = [held_N.sort().values for held_N, _ in held]
+    rest = train_rows[~torch.isin(train_rows, torch.cat(held_rows))]
+    return [rest, *(held_rows if with_holdout else [])]
 
 
 def _divide(dataset: Dataset, config: DataConfig) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:

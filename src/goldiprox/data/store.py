@@ -17,7 +17,7 @@ from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
 from goldiprox.data.settings import HoldoutMode
 from goldiprox.schema import DataError
 
-__all__ = ["Dataset", "ImageStore", "Inputs", "Store", "fingerprint", "make_dataset"]
+__all__ = ["Dataset", "ImageStore", "Inputs", "Store", "fingerprint", "make_dataset", "png_bytes"]
 
 Inputs = Tensor | dict[str, Tensor] | list[str]
 """One batch of raw inputs: a tensor, named tensors, or texts."""
@@ -92,12 +92,16 @@ class ImageStore:
         Returns:
             The bytes.
         """
-        pixels_CHW = self.images_NCHW[row]
-        grey = pixels_CHW.shape[0] == 1
-        array = (pixels_CHW[0] if grey else pixels_CHW.permute(1, 2, 0)).contiguous().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(array).save(buffer, format="PNG")
-        return buffer.getvalue()
+        return png_bytes(self.images_NCHW[row])
+
+
+def png_bytes(pixels_CHW: Tensor) -> bytes:
+    """A uint8 image of 1 or 3 channels as the bytes of a PNG file."""
+    grey = pixels_CHW.shape[0] == 1
+    array = (pixels_CHW[0] if grey else pixels_CHW.permute(1, 2, 0)).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,6 +122,7 @@ class Dataset:
             ascending; None where there is none.
         holdout_mode: where the irreducible-loss model's examples come from unless the user says.
         holdout_share: share of the training set for the modes ``split`` and ``reuse``, likewise.
+        high_relevance: how many classes are kept whole, likewise; None keeps all of them.
     """
 
     name: str
@@ -132,6 +137,7 @@ class Dataset:
     holdout_rows: Tensor | None = None
     holdout_mode: HoldoutMode = "split"
     holdout_share: float = 0.5
+    high_relevance: int | None = None
 
     def __len__(self) -> int:
         return len(self.store)

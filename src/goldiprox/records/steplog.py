@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ from torch.nn import functional as F
 from goldiprox.records.files import whole_file
 from goldiprox.schema import CheckpointError, NonFinite, Selection, id_list
 
-__all__ = ["SCHEMA", "StepLog", "read_steps"]
+__all__ = ["MARKS", "SCHEMA", "StepLog", "read_steps"]
+
+MARKS = ("corrupted", "low_relevance", "ambiguous")
+"""What an example may be known to be; the log counts how many of the chosen are."""
 
 SCHEMA = pa.schema(
     [
@@ -35,7 +38,7 @@ SCHEMA = pa.schema(
         ("lr", pa.float64()),
         ("loss", pa.float32()),
         ("already_correct", pa.int32()),
-        ("corrupted", pa.int32()),
+        *((mark, pa.int32()) for mark in MARKS),
         ("score_mean", pa.float32()),
         ("score_min", pa.float32()),
         ("score_max", pa.float32()),
@@ -43,7 +46,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Counts are of the chosen examples; ``loss`` is their mean training loss in nats before the step;
-``weights`` is null where all are one, and scores are null where the method has none."""
+``weights`` is null where all are one, scores are null where the method has none, and a mark's
+count is null where nothing is known of it."""
 
 MERGED = "steps.parquet"
 PARTS = "steps"
@@ -75,12 +79,15 @@ class StepLog:
 
     Args:
         folder: the run's folder; None keeps nothing but still checks the losses.
-        corrupted: from ids (on the CPU) to whether each has a wrong label.
+        marks: from ids (on the CPU) to whether each is marked, by mark; of :data:`MARKS` those that
+            are known.
     """
 
-    def __init__(self, folder: Path | None, corrupted: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, folder: Path | None, marks: Callable[[Tensor], Mapping[str, Tensor]]
+    ) -> None:
         self._folder = folder
-        self._corrupted = corrupted
+        self._marks = marks
         self._pending: list[StepRecord] = []
         self._rows: list[dict[str, Any]] = []
 
@@ -105,13 +112,13 @@ class StepLog:
         logits = torch.cat([record.logits_kC for record in pending])
         targets = torch.cat([record.targets_k for record in pending])
         losses = _Segments([F.cross_entropy(logits, targets, reduction="none")])
-        corrupted = _Segments([self._corrupted(torch.cat([c.ids_k.cpu() for c in chosen]))])
+        marks = self._marks(torch.cat([c.ids_k.cpu() for c in chosen]))
         counts = [len(c) for c in chosen]
         correct = _Segments([logits.argmax(1) == targets])
         columns: dict[str, list[Any]] = {
             "loss": losses.cut(counts).means(),
             "already_correct": correct.cut(counts).sums(),
-            "corrupted": corrupted.cut(counts).sums(),
+            **{mark: _Segments([marked]).cut(counts).sums() for mark, marked in marks.items()},
             "ids": _Segments([c.ids_k for c in chosen]).arrays(),
             "weights": _Segments([c.weights_k for c in chosen]).arrays(),
         }

@@ -136,7 +136,7 @@ def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> 
     Args:
         comparison: what ``comparison.json`` holds.
         name: prefix of the element ids, unique on the page.
-        field: ``corrupted`` or ``already_correct``, of a curve's points.
+        field: ``already_correct`` or a mark, such as ``corrupted``, of a curve's points.
         label: of the y axis, without the unit.
 
     Returns:
@@ -150,8 +150,13 @@ def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> 
             values = [100 * point[field] for point in entry["curve"]]
             line = _line(axes, entry["method"], styles[entry["method"]], at, values)
             line.set_clip_on(False)  # shares of 0 and 100 % lie on the frame
-        if field == "corrupted":
-            own = 100 * comparison["share_corrupted_in_data"]
+        own_share = (
+            comparison["share_corrupted_in_data"]
+            if field == "corrupted"
+            else comparison.get("share_marked_in_data", {}).get(field)
+        )
+        if own_share is not None:
+            own = 100 * own_share
             _reference(axes, own, f"in the\ndata\n{own:.1f} %")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)

@@ -16,6 +16,7 @@ from goldiprox.report.figures import accuracy_figure, chosen_figure, cost_figure
 from goldiprox.report.tables import (
     batch_table,
     has_noise,
+    known_marks,
     ledger_table,
     method_table,
     seed_table,
@@ -138,6 +139,7 @@ def _figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
     chosen = [("already_correct", "Already correct", "already correct")]
     if has_noise(comparison):
         chosen.insert(0, ("corrupted", "Wrong labels", "wrongly labelled"))
+    chosen += [(mark, name.capitalize(), name) for mark, name in known_marks(comparison).items()]
     return {
         "accuracy": [
             (heading, accuracy_figure(comparison, f"accuracy-{field}", field, label, tick))

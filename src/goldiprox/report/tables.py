@@ -156,6 +156,10 @@ def method_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:
     chosen = "of what was chosen, %"
     if noisy:
         columns.append(Column(key="corrupted", heading="wrong", unit="label", group=chosen))
+    columns += [
+        Column(key=mark, heading=heading, group=chosen)
+        for mark, heading in known_marks(comparison).items()
+    ]
     columns.append(Column(key="already_correct", heading="already", unit="correct", group=chosen))
     if judged:
         columns.append(Column(key="redundant", heading="redundant", group=chosen))
@@ -186,7 +190,7 @@ def _cells(entry: Entry) -> list[Cell]:
                 note_value=ratio,
             )
         )
-    for key in ("corrupted", "already_correct", "redundant"):
+    for key in ("corrupted", "low_relevance", "ambiguous", "already_correct", "redundant"):
         value = entry["selected_share"].get(key)
         cells.append(Cell(key=key, text=formats.accuracy(value), value=value))
     return cells
@@ -200,6 +204,16 @@ def has_noise(comparison: Comparison) -> bool:
     """Whether any label of the data, or anything chosen, is known to be wrong."""
     shares = [entry["selected_share"]["corrupted"] for entry in comparison["methods"]]
     return bool(comparison["share_corrupted_in_data"] or any(shares))
+
+
+def known_marks(comparison: Comparison) -> dict[str, str]:
+    """What else is known of the examples chosen: by mark, its name for readers."""
+    names = {"low_relevance": "low relevance", "ambiguous": "ambiguous"}
+    return {
+        mark: name
+        for mark, name in names.items()
+        if all(e["selected_share"].get(mark) is not None for e in comparison["methods"])
+    }
 
 
 def seed_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:

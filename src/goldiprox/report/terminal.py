@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from goldiprox.report import formats
+from goldiprox.report.tables import has_noise, known_marks
 
 __all__ = ["terminal_table", "verdict_lines"]
 
@@ -39,9 +40,11 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
         "speedup\nsteps",
         "speedup\nseconds*",
         "FLOPs to\ntarget*",
-        "wrong\nlabels %",
     ]
-    for heading in headings:
+    marks = known_marks(comparison)
+    if has_noise(comparison) or not marks:
+        marks = {"corrupted": "wrong labels", **marks}
+    for heading in [*headings, *(f"{name.replace(' ', chr(10))} %" for name in marks.values())]:
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in comparison["methods"]:
         speedup = entry["speedup_over_uniform"]
@@ -55,7 +58,7 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
             formats.speedup(speedup["steps"]),
             formats.speedup(speedup["seconds_charged"]),
             formats.flops(entry["flops_to_target"]["charged"]["mean_curve"]),
-            formats.accuracy(entry["selected_share"]["corrupted"]),
+            *(formats.accuracy(entry["selected_share"][mark]) for mark in marks),
         )
     table.caption = "* with the irreducible-loss model and the scoring charged; over uniform"
     return table

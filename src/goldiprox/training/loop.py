@@ -22,7 +22,7 @@ from goldiprox.models.registry import build_model, model_factory, parameter_coun
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
 from goldiprox.records.runs import RunFolder
-from goldiprox.records.steplog import StepLog, StepRecord
+from goldiprox.records.steplog import MARKS, StepLog, StepRecord
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
@@ -216,13 +216,17 @@ class Loop:
         )
         self.ledger = Ledger()
         self.clock = Clock(self.device, self.ledger)
-        self.log = StepLog(folder.path if folder else None, self._is_corrupted)
+        self.log = StepLog(folder.path if folder else None, self._marks_of)
         self.evaluations: list[Evaluation] = []
         self.best: dict[str, Tensor] | None = None
         self.step = 0
         self.examples = 0
         self.drawn: Draw | None = None
-        self._corrupted_N = task.train.corrupted_N
+        self._marks = {
+            mark: task.train.mark(mark)
+            for mark in MARKS
+            if mark == "corrupted" or mark in task.train.marks
+        }
         self._require_batches_that_normalise()
         few = self.feeder(task.train, torch.arange(min(8, len(task.train))))
         self._flops = flops_per_example(self.model, few)
@@ -442,8 +446,9 @@ class Loop:
         last = f", accuracy {self.evaluations[-1].accuracy:.1%}" if self.evaluations else ""
         return f"step {self.step}/{self.total}{last}"
 
-    def _is_corrupted(self, ids: Tensor) -> Tensor:
-        return self._corrupted_N[self.task.train.positions_of(ids)]
+    def _marks_of(self, ids: Tensor) -> dict[str, Tensor]:
+        positions = self.task.train.positions_of(ids)
+        return {mark: marked_N[positions] for mark, marked_N in self._marks.items()}
 
     def _save(self) -> None:
         assert self.folder is not None
