@@ -80,19 +80,19 @@ def test_a_matrix_that_is_absent_or_has_changed_is_refused(tmp_path):
 
 
 def test_pairs_are_names_or_numbers_and_names_win():
-    assert parse_pairs(["cat:dog", "1:4", " 2 : 0"], NAMES) == ((0, 1), (1, 4), (2, 0))
-    assert parse_pairs(["2:0"], ("x", "2", "y")) == ((1, 0),)  # the class named 2 is number 1
+    assert parse_pairs("cat:dog,1:4, 2 : 0", NAMES) == ((0, 1), (1, 4), (2, 0))
+    assert parse_pairs("2:0", ("x", "2", "y")) == ((1, 0),)  # the class named 2 is number 1
 
 
 @pytest.mark.parametrize(
     "pairs, message",
     [
-        (["cat"], "is no pair"),
-        (["cat:dog:owl"], "is no pair"),
-        (["cat:cow"], "no class 'cow'"),
-        (["cat:5"], "no class '5': the classes are cat, dog"),
-        (["cat:0"], "to itself"),
-        (["cat:dog", "0:4"], "flips cat twice"),
+        ("cat", "is no pair"),
+        ("cat:dog:owl", "is no pair"),
+        ("cat:cow", "no class 'cow'"),
+        ("cat:5", "no class '5': the classes are cat, dog"),
+        ("cat:0", "to itself"),
+        ("cat:dog,0:4", "flips cat twice"),
     ],
 )
 def test_impossible_pairs_are_refused(pairs, message):

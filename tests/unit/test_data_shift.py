@@ -148,8 +148,8 @@ def test_structure_is_resolved_and_recorded(digits, tmp_path):
     path = tmp_path / "confusion.csv"
     np.savetxt(path, matrix, delimiter=",")
     by_file = splits_of(digits, label_noise=0.5, confusion=str(path))
-    assert by_file.config.noise_pairs == ("3:5", "7:1")
-    by_hand = splits_of(digits, label_noise=0.5, noise_pairs=("3:5", "7:1"))
+    assert by_file.config.noise_pairs == "3:5,7:1"
+    by_hand = splits_of(digits, label_noise=0.5, noise_pairs="3:5,7:1")
     assert by_hand.train.label_digest() == by_file.train.label_digest()
     assert by_hand.config == by_file.config
     wrong = by_hand.full.true_targets_N[by_hand.full.corrupted_N]
@@ -173,7 +173,7 @@ def test_a_matrix_file_is_told_from_another_content(digits, tmp_path):
         ({"ambiguous": 1.0}, "--ambiguous 1.0 is impossible"),
         ({"low_share": 0.0}, "--low-share 0.0 is impossible"),
         ({"high_relevance": 10}, "--high-relevance 10 of 10 classes"),
-        ({"noise_pairs": ("1:2",)}, "--noise-pairs needs --label-noise"),
+        ({"noise_pairs": "1:2"}, "--noise-pairs needs --label-noise"),
         ({"confusion": "x"}, "--confusion needs --label-noise"),
         ({"noise_matrix": "x", "label_noise": 0.1}, "leave --label-noise out"),
         ({"noise_matrix": "x", "confusion": "y"}, "--confusion and --noise-matrix exclude"),

@@ -116,11 +116,11 @@ def most_confused(confusion: Matrix) -> tuple[tuple[int, int], ...]:
     return tuple(pairs.items())
 
 
-def parse_pairs(pairs: Sequence[str], class_names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Read pairs such as ``cat:dog``: labels of the first class are flipped to the second.
+def parse_pairs(pairs: str, class_names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Read pairs such as ``cat:dog,dog:fox``: labels of each first class are flipped to the second.
 
     Args:
-        pairs: two names or numbers of classes each, a colon between them.
+        pairs: two names or numbers of classes each, a colon between them; commas between pairs.
         class_names: the data set's; a name wins over a number.
 
     Returns:
@@ -130,7 +130,7 @@ def parse_pairs(pairs: Sequence[str], class_names: Sequence[str]) -> tuple[tuple
         ConfigError: if a class is unknown, comes first twice, or is paired with itself.
     """
     found: dict[int, int] = {}
-    for pair in pairs:
+    for pair in pairs.split(","):
         parts = pair.split(":")
         if len(parts) != 2:
             raise ConfigError(f"--noise-pairs {pair!r} is no pair: write two classes as cat:dog")

@@ -43,7 +43,7 @@ class DataConfig:
     """Whether label noise may draw the original label again, as in the RHO-LOSS paper's code.
     Switch it off to make every drawn label wrong."""
 
-    noise_pairs: tuple[str, ...] = ()
+    noise_pairs: str | None = None
     """Structured noise: flip the share --label-noise of certain classes' labels to another class,
     instead of drawing anew. Pairs of names or numbers of classes, separated by commas:
     cat:dog,dog:cat makes cats dogs and dogs cats."""

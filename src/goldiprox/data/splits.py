@@ -167,7 +167,7 @@ class Splits:
             "label_noise": {
                 "share_drawn": self.config.label_noise,
                 "original_may_be_redrawn": self.config.redraw_original,
-                "pairs": list(self.config.noise_pairs),
+                "pairs": self.config.noise_pairs,
                 "matrix": self.config.noise_matrix,
                 "wrong": {name: int(part.corrupted_N.sum()) for name, part in parts.items()},
             },
@@ -281,7 +281,7 @@ def _resolved(dataset: Dataset, config: DataConfig) -> DataConfig:
     pairs = config.noise_pairs
     if config.confusion is not None:
         matrix = read_matrix(config.confusion, dataset.class_names)
-        pairs = tuple(f"{true}:{other}" for true, other in most_confused(matrix))
+        pairs = ",".join(f"{true}:{other}" for true, other in most_confused(matrix))
         if not pairs:
             raise ConfigError(f"--confusion {config.confusion}: no class is taken for another")
     return replace(
@@ -306,7 +306,7 @@ def _used_labels(dataset: Dataset, config: DataConfig) -> Tensor:
     if config.noise_matrix is not None:
         matrix = read_matrix(config.noise_matrix, dataset.class_names)
         noisy_N = corrupt_by_matrix(clean_N, torch.from_numpy(matrix), generator)
-    elif config.noise_pairs:
+    elif config.noise_pairs is not None:
         pairs = parse_pairs(config.noise_pairs, dataset.class_names)
         noisy_N = corrupt_pairs(clean_N, config.label_noise, pairs, generator)
     else:
