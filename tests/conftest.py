@@ -16,6 +16,7 @@ from goldiprox.data.datasets import ImageStore, make_dataset
 from goldiprox.data.examples import Examples
 from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.splits import DataConfig, make_splits
+from goldiprox.data.text import TextPreprocessor
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import Evidence
 from goldiprox.training.loop import Task
@@ -70,6 +71,69 @@ def make_task(make_examples):
             train=train,
             evaluation=make_examples(40, shape, classes, seed + 5),
             preprocess=preprocess,
+            num_classes=classes,
+        )
+
+    return make
+
+
+class Texts:
+    """A store of texts, like a data set's."""
+
+    example_shape = ()
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def __len__(self):
+        return len(self.texts)
+
+    def fetch(self, rows_B):
+        return [self.texts[row] for row in rows_B.tolist()]
+
+    def thumbnail(self, row):
+        return b""
+
+
+WORDS = ["the", "a", "film", "plot", "was", "is", "good", "bad", "dull", "never", "and", "cast"]
+
+
+def texts_and_labels(count, classes, seed):
+    """Texts of 1 to 12 words whose class shows in a word that most of them hold."""
+    generator = torch.Generator().manual_seed(seed)
+    labels_N = torch.randint(0, classes, (count,), generator=generator)
+    texts = []
+    for label in labels_N.tolist():
+        length = int(torch.randint(1, 13, (1,), generator=generator))
+        words = [WORDS[i] for i in torch.randint(0, len(WORDS), (length,), generator=generator)]
+        if torch.rand((), generator=generator) < 0.8:
+            words[length // 2] = f"sign{label}"
+        texts.append(" ".join(words))
+    return texts, labels_N
+
+
+@pytest.fixture
+def make_text_task():
+    """A task of short texts with a few wrong labels; ids are not positions."""
+
+    def examples(count, classes, seed):
+        texts, true_N = texts_and_labels(count, classes, seed)
+        ids_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed + 1))
+        used_N = true_N[ids_N].clone()
+        used_N[::7] = (used_N[::7] + 1) % classes
+        return Examples(
+            store=Texts(texts),
+            ids_N=ids_N,
+            rows_N=ids_N,
+            targets_N=used_N,
+            true_targets_N=true_N[ids_N],
+        )
+
+    def make(count=70, classes=3, seed=0):
+        return Task(
+            train=examples(count, classes, seed),
+            evaluation=examples(40, classes, seed + 5),
+            preprocess=TextPreprocessor(),
             num_classes=classes,
         )
 

@@ -24,11 +24,13 @@ __all__ = [
     "cross_entropy_losses",
     "default_logits",
     "ids_of",
+    "lengths_of",
     "micro_batches",
     "require_targets",
     "take",
     "targets_of",
     "to_device",
+    "trimmed",
 ]
 
 ID = "id"
@@ -99,6 +101,31 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
         return
     for start in range(0, count, size):
         yield _cut(batch, start, min(start + size, count), count)
+
+
+PADDED = ("input_ids", "attention_mask")
+"""Named inputs that :class:`goldiprox.data.text.TextPreprocessor` fills up to the longest text."""
+
+
+def lengths_of(batch: Batch) -> Tensor | None:
+    """Tokens of each text of a tuple batch: int64 of shape [B]; None if it holds no texts."""
+    inputs = None if isinstance(batch, Mapping) or len(batch) < 2 else batch[1]
+    if not isinstance(inputs, Mapping) or set(inputs) != set(PADDED):
+        return None
+    mask_BL: Tensor = inputs["attention_mask"]
+    return mask_BL.sum(1)
+
+
+def trimmed(batch: Batch) -> Batch:
+    """A batch of texts without the padding that only absent, longer texts needed.
+
+    A batch of anything else is handed through.
+    """
+    lengths_B = lengths_of(batch)
+    if lengths_B is None or not lengths_B.numel():
+        return batch
+    longest = int(lengths_B.max())
+    return (batch[0], {key: batch[1][key][:, :longest] for key in PADDED}, *batch[2:])
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -33,10 +33,19 @@ Schedule = Literal["constant", "cosine", "one-cycle"]
 class LearnerConfig:
     """Settings that a single run and a comparison of many share."""
 
-    model: str = "mlp"
-    """Model: mlp, mlp-128, mlp-512, mlp-dropout, small-cnn, small-cnn-dropout, resnet18,
-    resnet18-32, resnet18-16, or package.module:factory called with the shape of one example and
-    the number of classes."""
+    model: str = "auto"
+    """Model. Images: mlp (auto), mlp-128, mlp-512, mlp-dropout, small-cnn, small-cnn-dropout,
+    resnet18, resnet18-32, resnet18-16. Texts: albert/albert-base-v2 (auto) or any other sequence
+    classifier of transformers by hub name or local folder, bag-of-embeddings,
+    bag-of-embeddings-dropout, small-transformer. Or package.module:factory called with the shape
+    of one example (of texts: max-length and size of the vocabulary) and the number of classes."""
+
+    tokenizer: str | None = None
+    """Tokenizer of texts, by hub name or local folder: the model's own unless given. A model
+    without one makes a vocabulary of the words that it is trained on."""
+
+    max_length: int = 128
+    """Texts are cut to this many tokens."""
 
     pool: int | None = None
     """Candidates per step that the batch is chosen from; 10 x batch unless given, the paper's
@@ -50,10 +59,11 @@ class LearnerConfig:
     """Training steps; overrides --epochs."""
 
     lr: float = 1e-3
-    """Learning rate of AdamW (the peak of it under cosine and one-cycle)."""
+    """Learning rate of AdamW (the peak of it under cosine and one-cycle). A pretrained text model
+    wants less: the RHO-LOSS paper trains ALBERT with 2e-5."""
 
     weight_decay: float = 0.01
-    """Weight decay of AdamW."""
+    """Weight decay of AdamW; 0.02 for ALBERT in the RHO-LOSS paper."""
 
     schedule: Schedule = "constant"
     """constant (the paper's), cosine (decays to zero at the run's last step) or one-cycle (rises
@@ -76,18 +86,25 @@ class LearnerConfig:
 
     companion_model: str = "auto"
     """The small model that some methods train beside the target; auto: small-cnn for colour images
-    unless the target is an MLP, else mlp-128."""
+    unless the target is an MLP, else mlp-128; for texts bag-of-embeddings, on the target's tokens.
+    """
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: cuda where there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "pool", "scoring_micro_batch"):
+        for name in ("epochs", "steps", "pool", "scoring_micro_batch", "max_length"):
             _at_least_one(name, getattr(self, name))
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"--lr is {self.lr}; it must be a positive number, such as 1e-3")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"--weight-decay is {self.weight_decay}; it must not be negative")
+
+    def resolved_model(self, example_shape: tuple[int, ...]) -> str:
+        """The model's name, ``auto`` resolved by the examples: texts have the shape ()."""
+        if self.model != "auto":
+            return self.model
+        return "mlp" if example_shape else "albert/albert-base-v2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +185,15 @@ class IrreducibleConfig:
     """Settings of the irreducible-loss model: small and stopped early, hence cheap."""
 
     model: str = "auto"
-    """Its model; auto: small-cnn for colour images unless the target is an MLP, else mlp-128."""
+    """Its model; auto: small-cnn for colour images unless the target is an MLP, else mlp-128; for
+    texts bag-of-embeddings."""
+
+    tokenizer: str | None = None
+    """Its tokenizer of texts, by hub name or local folder: the model's own unless given. A model
+    without one makes a vocabulary of the words that it is trained on."""
+
+    max_length: int = 128
+    """Texts are cut to this many of its tokens."""
 
     members: int = 1
     """How many models to train, with seeds of their own; their predicted probabilities are
@@ -223,6 +248,8 @@ class IrreducibleConfig:
         )
         return TrainConfig(
             model=model,
+            tokenizer=self.tokenizer,
+            max_length=self.max_length,
             method="uniform",
             batch=batch,
             pool=batch,
@@ -241,8 +268,10 @@ def small_model(name: str, target_model: str, example_shape: tuple[int, ...]) ->
     """A small model's name, ``auto`` resolved: what goes with a target model and its inputs."""
     if name != "auto":
         return name
+    if not example_shape:  # texts
+        return "bag-of-embeddings"
     colour = len(example_shape) == 3 and example_shape[0] == 3
-    return "small-cnn" if colour and not target_model.startswith("mlp") else "mlp-128"
+    return "small-cnn" if colour and not target_model.startswith(("auto", "mlp")) else "mlp-128"
 
 
 def config_hash(*values: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from goldiprox.analysis.compare import summarise
+from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Cost, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepLog, StepRecord
@@ -384,3 +385,15 @@ def test_the_budget_is_read_back_from_the_runs(budget):
 
 def test_without_a_budget_there_is_none_to_read(paper):
     assert summarise(paper, {})["budget_seconds"] is None
+
+
+def test_matthews_correlation_is_summarised_where_it_was_recorded(write_run):
+    folder = write_run("uniform", 0, [0.5, 0.8, 0.7])
+    assert summarise([folder], SETTINGS)["methods"][0]["final_matthews"] is None
+    rows = read_json(folder.path / "evaluations.json")
+    for row, value in zip(rows, [0.1, 0.6, 0.5], strict=True):
+        row["matthews"] = value
+    write_json(folder.path / "evaluations.json", rows)
+    entry = summarise([folder], SETTINGS)["methods"][0]
+    assert entry["final_matthews"] == {"mean": 0.5, "std": None, "values": [0.5]}
+    assert entry["best_matthews"]["mean"] == 0.6

@@ -8,12 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from goldiprox.analysis.gallery import SCHEMA
 from goldiprox.analysis.verdict import verdicts
 from goldiprox.records.files import write_json
 from goldiprox.report.html import write_report
+from goldiprox.report.tables import method_table
 
 METHODS = ("uniform", "uniform-full", "loss", "rho-loss", "something-new")
 HOSTILE = "<script>alert('shoe')</script>"
@@ -238,3 +240,19 @@ def write(out: Path, made: dict[str, Any], *, gallery: bool = True, manifest: bo
     page = write_report(out)
     assert page == out / "report.html"
     return page.read_text(encoding="utf-8")
+
+
+def test_matthews_correlation_has_columns_where_every_method_has_it() -> None:
+    made = comparison()
+    assert "best_matthews" not in [c.key for c in method_table(made)[0]]
+    for number, entry in enumerate(made["methods"]):
+        entry["final_matthews"] = spread(0.5 + number / 100, 0.52 + number / 100)
+        entry["best_matthews"] = spread(0.6, 0.6)
+    columns, rows = method_table(made)
+    assert [c.key for c in columns[:4]] == [
+        "best_accuracy", "final_accuracy", "best_matthews", "final_matthews"
+    ]  # fmt: skip
+    assert rows[1].cells[3].value == pytest.approx(0.52)
+    assert rows[1].cells[3].text == "52.0 ± 1.4"
+    made["methods"][0]["final_matthews"] = None
+    assert "best_matthews" not in [c.key for c in method_table(made)[0]]

@@ -33,6 +33,7 @@ class Curves:
         epoch: passes over the pools done.
         accuracy: on the test set.
         loss: on the test set, nats.
+        matthews: Matthews correlation on the test set; None unless there are two classes.
         seconds: wall seconds of loading, scoring and training (reference seconds under the budget
             protocol), without the irreducible-loss model.
         flops: floating-point operations of the same.
@@ -50,6 +51,7 @@ class Curves:
     flops: Floats
     marked: dict[str, Floats]
     already_correct: Floats
+    matthews: Floats | None = None
 
     def line(self, name: str) -> Floats:
         """One of the arrays, by the name of an attribute or a mark."""
@@ -123,6 +125,7 @@ def read_run(folder: RunFolder) -> RunRecord:
                 for mark, counts in marked.items()
             },
             already_correct=_share_between(correct, chosen, ends),
+            matthews=_matthews(evaluations),
         ),
         ledger=Ledger.from_json(folder.ledger()),
         irreducible=irreducible,
@@ -131,6 +134,11 @@ def read_run(folder: RunFolder) -> RunRecord:
         marked={mark: int(counts.to_numpy().sum()) for mark, counts in marked.items()},
         already_correct=int(correct.sum()),
     )
+
+
+def _matthews(evaluations: list[dict[str, Any]]) -> Floats | None:
+    values = [e.get("matthews") for e in evaluations]  # runs of before it was measured lack it
+    return None if None in values else np.array(values, dtype=np.float64)
 
 
 def summarise(
@@ -218,6 +226,7 @@ def _describe(
         "steps": int(group[0].curves.step[-1]),
         "final_accuracy": _spread([run.curves.accuracy[-1] for run in group]),
         "best_accuracy": _spread([run.curves.accuracy.max() for run in group]),
+        **_matthews_spreads(group),
         "epochs_to_target": _to_target(group, target, "epoch"),
         "steps_to_target": _to_target(group, target, "step"),
         "seconds_to_target": _charged_and_amortised(group, target, "seconds"),
@@ -235,6 +244,16 @@ def _describe(
             for b in batches
         }
     return entry
+
+
+def _matthews_spreads(group: list[RunRecord]) -> dict[str, Any]:
+    curves = [run.curves.matthews for run in group if run.curves.matthews is not None]
+    if len(curves) < len(group):
+        return {"final_matthews": None, "best_matthews": None}
+    return {
+        "final_matthews": _spread([curve[-1] for curve in curves]),
+        "best_matthews": _spread([curve.max() for curve in curves]),
+    }
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

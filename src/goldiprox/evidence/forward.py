@@ -19,10 +19,13 @@ from goldiprox.batch import (
     cross_entropy_losses,
     default_logits,
     ids_of,
+    lengths_of,
     micro_batches,
     require_targets,
     stack_outputs,
+    take,
     targets_of,
+    trimmed,
 )
 from goldiprox.evidence.dropout import dropped
 from goldiprox.evidence.gradients import (
@@ -51,6 +54,9 @@ FEATURE_FIELDS = frozenset({"features_BD", "grad_norm_last_layer_B"})
 """What needs the inputs of the last linear layer."""
 
 NEED_LOG_PROBS = frozenset({"log_probs_BC", "grad_norm_bound_B", "grad_norm_last_layer_B"})
+
+TEXTS_AT_ONCE = 64
+"""Texts scored at a time where nothing else is asked for: few enough to be of like length."""
 
 PLAIN_FIELDS = FORWARD_FIELDS - {"grad_norm_B", "mc_log_probs_KBC"}
 """What one plain forward pass tells."""
@@ -192,14 +198,29 @@ class ScoringPass:
             autocast(device_of(self.model), self.precision),
             self._catching(not FEATURE_FIELDS.isdisjoint(wanted)) as last,
         ):
-            for part in micro_batches(batch, self.micro_batch):
+            parts, place_B = self._parts(batch)
+            for part in parts:
                 if self._per_example_loss is not None:
                     found["loss_B"].append(self._own_losses(part))
                     continue
                 logits_BC = self._logits(self.model, part).float()
                 for field, value in self._told(logits_BC, part, wanted, last).items():
                     found[field].append(value)
-        return {field: stack_outputs(parts) for field, parts in found.items()}
+        return {field: _joined(values, place_B) for field, values in found.items()}
+
+    def _parts(self, batch: Batch) -> tuple[Iterator[Batch], Tensor | None]:
+        """Micro-batches; of texts, those of like length together, padded no further than they need.
+
+        Returns:
+            The parts, and where each candidate's result stands among theirs (None: in order).
+        """
+        lengths_B = None if self._has_batchnorm else lengths_of(batch)
+        if lengths_B is None:
+            return micro_batches(batch, self.micro_batch), None
+        order_B = lengths_B.argsort(stable=True)
+        size = TEXTS_AT_ONCE if self.micro_batch is None else self.micro_batch
+        parts = micro_batches(take(batch, order_B), size)
+        return map(trimmed, parts), order_B.argsort()
 
     def _with_gradients(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
         """One forward and one backward pass; losses and probabilities come with it.
@@ -259,6 +280,7 @@ class ScoringPass:
         ):
             for sample in range(self._mc_samples):
                 with dropped(self.model, seed, sample, consistent=self._mc_consistent):
+                    # Not by length: one sample's masks are of one shape, hence of one length.
                     parts = [
                         self._logits(self.model, part).float().log_softmax(1)
                         for part in micro_batches(batch, self.micro_batch)
@@ -300,6 +322,12 @@ class ScoringPass:
                 f"this method needs more than losses ({missing}), which a per_example_loss of your "
                 "own does not give; pass logits=... instead"
             )
+
+
+def _joined(parts: list[Tensor], place_B: Tensor | None) -> Tensor:
+    """What the parts gave, in the order of the pool."""
+    joined = stack_outputs(parts)
+    return joined if place_B is None else joined.index_select(0, place_B)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -3,40 +3,81 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
+from goldiprox.models.text import (
+    TEXT_MODELS,
+    PretrainedTokenizer,
+    WordTokenizer,
+    pretrained_classifier,
+)
 from goldiprox.models.vision import VISION_MODELS, Factory, Shape
 from goldiprox.names import import_named
 from goldiprox.schema import ConfigError
 
-__all__ = ["build_model", "factory_name", "model_factory", "parameter_count"]
+__all__ = ["build_model", "factory_name", "model_factory", "parameter_count", "tokenizer_for"]
 
 
-def model_factory(name: str) -> Factory:
+def model_factory(name: str, *, text: bool = False) -> Factory:
     """Find a model factory.
 
     Args:
-        name: a built-in name, or ``package.module:factory`` where ``factory`` takes the shape of
-            one example and the number of classes and returns an ``nn.Module``.
+        name: a built-in name; for texts also a hub model of the transformers library or a local
+            folder; or ``package.module:factory``, where ``factory`` takes the shape of one example
+            and the number of classes and returns an ``nn.Module``.
+        text: whether the examples are texts; their shape is ``(max_length, vocabulary)``.
 
     Raises:
-        ConfigError: if there is no such model, naming the known ones or what failed to import.
+        ConfigError: if there is no such model, naming the known ones or what failed to import, or
+            it is for other examples.
     """
-    if name in VISION_MODELS:
-        return VISION_MODELS[name]
-    if ":" not in name:
-        close = difflib.get_close_matches(name, VISION_MODELS, n=1)
-        hint = f' (did you mean "{close[0]}"?)' if close else ""
+    known, others = (TEXT_MODELS, VISION_MODELS) if text else (VISION_MODELS, TEXT_MODELS)
+    if name in known:
+        return known[name]
+    if name in others:
+        kinds = ("images", "texts") if text else ("texts", "images")
         raise ConfigError(
-            f'unknown model "{name}"{hint}; known: {", ".join(VISION_MODELS)}, '
-            "or a factory of your own as package.module:factory"
+            f'model "{name}" takes {kinds[0]} and these examples are {kinds[1]}; known for them: '
+            f"{', '.join(known)}"
         )
-    found = import_named(name, "model")
-    if not callable(found):
-        raise ConfigError(f'model "{name}" is not callable; name a function or a class')
-    return found
+    if ":" in name:
+        found = import_named(name, "model")
+        if not callable(found):
+            raise ConfigError(f'model "{name}" is not callable; name a function or a class')
+        return found
+    if text:
+        return pretrained_classifier(name)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f' (did you mean "{close[0]}"?)' if close else ""
+    raise ConfigError(
+        f'unknown model "{name}"{hint}; known: {", ".join(known)}, '
+        "or a factory of your own as package.module:factory"
+    )
+
+
+def tokenizer_for(
+    model: str | None, tokenizer: str | None, texts: Callable[[], Iterable[str]], max_length: int
+) -> WordTokenizer | PretrainedTokenizer:
+    """The tokenizer that goes with a text model.
+
+    Args:
+        model: the model's name; None for a factory of the user's own.
+        tokenizer: a tokenizer named by the user, which wins over the model's own.
+        texts: gives the texts that the model will be trained on, for a vocabulary of words where
+            the model brings no tokenizer.
+        max_length: texts are cut to so many tokens.
+
+    Raises:
+        ConfigError: if it cannot be found, or takes no texts as long as that.
+    """
+    if tokenizer is not None:
+        return PretrainedTokenizer(tokenizer, max_length)
+    if model is None or model in TEXT_MODELS or ":" in model:
+        return WordTokenizer(texts(), max_length)
+    return PretrainedTokenizer(model, max_length)
 
 
 def factory_name(factory: Factory) -> str:
@@ -50,7 +91,7 @@ def build_model(factory: Factory, input_shape: Shape, num_classes: int, seed: in
 
     Args:
         factory: see :func:`model_factory`.
-        input_shape: shape of one example.
+        input_shape: shape of one example; of texts, (max_length, vocabulary).
         num_classes: size of the output.
         seed: seed of the initial weights.
 

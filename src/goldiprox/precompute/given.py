@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from goldiprox.config import config_hash
 from goldiprox.data.splits import Splits
 from goldiprox.evidence.flops import flops_per_example
-from goldiprox.models.registry import build_model, factory_name, model_factory
+from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.irreducible import score_examples, table_facts
 from goldiprox.records.files import sha256_of
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import ConfigError, TableError
-from goldiprox.training.feed import Feeder
+from goldiprox.training.build import build
 from goldiprox.training.optimization import resolve_device
 
 __all__ = ["table_from_model", "table_from_values"]
@@ -61,13 +61,18 @@ def table_from_model(
             model's.
     """
     name = model if isinstance(model, str) else factory_name(model)
-    factory = model_factory(model) if isinstance(model, str) else model
-    net = build_model(factory, splits.train.store.example_shape, splits.num_classes, seed)
+    net, feeder = build(
+        model,
+        splits.train,
+        splits.preprocess,
+        splits.num_classes,
+        seed=seed,
+        device=resolve_device(device),
+    )
     if weights is not None:
         _load(net, weights, name)
-    feeder = Feeder.of(net, splits.preprocess, resolve_device(device))
-    net = feeder.place(net).eval()
-    few = feeder(splits.train, torch.arange(min(8, len(splits.train))))
+    net = net.eval()
+    few = feeder(splits.train, feeder.typical(splits.train, 8))
     ledger = Ledger()
     losses_N = score_examples(
         net, splits.train, feeder, ledger, flops=flops_per_example(net, few)[0]

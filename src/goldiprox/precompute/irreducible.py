@@ -37,7 +37,6 @@ from goldiprox.training.loop import (
     Trained,
     train,
 )
-from goldiprox.training.optimization import resolve_device
 
 __all__ = [
     "Part",
@@ -158,7 +157,7 @@ def irreducible_table(
                     report=None if report is None else report(title),
                 )
             _charge_training(ledger, trained)
-            losses_KN.append(_score(trained, part.scored, splits, settings.device, ledger))
+            losses_KN.append(_score(trained, part.scored, ledger))
             models.append(_describe(title, part, trained))
         scored.append((part.scored.ids_N, average_loss(losses_KN)))
     provenance = {
@@ -315,13 +314,10 @@ def score_examples(
     return losses_N
 
 
-def _score(
-    trained: Trained, examples: Examples, splits: Splits, device: str, ledger: Ledger
-) -> Losses:
-    feeder = Feeder.of(trained.model, splits.preprocess, resolve_device(device))
+def _score(trained: Trained, examples: Examples, ledger: Ledger) -> Losses:
     evaluation = trained.ledger.phases["evaluation"]
     flops = evaluation.flops / max(1, evaluation.examples)
-    return score_examples(trained.model, examples, feeder, ledger, flops=flops)
+    return score_examples(trained.model, examples, trained.feeder, ledger, flops=flops)
 
 
 def _trained_before(
@@ -337,6 +333,7 @@ def _trained_before(
     loop.model.load_state_dict(folder.load_weights("model"))
     return Trained(
         model=loop.model,
+        feeder=loop.feeder,
         evaluations=[Evaluation(**found) for found in folder.evaluations()],
         ledger=Ledger.from_json(folder.ledger()),
         steps=folder.result()["steps"],

@@ -146,9 +146,16 @@ def method_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:
         Column(key="best_accuracy", heading="best", group="test accuracy, %"),
         Column(key="final_accuracy", heading="final", group="test accuracy, %"),
     ]
+    correlations = [
+        Column(key="best_matthews", heading="best", group="Matthews correlation, %"),
+        Column(key="final_matthews", heading="final", group="Matthews correlation, %"),
+    ]
     if budget:
         accuracies.reverse()
+        correlations.reverse()
     columns = accuracies
+    if all(entry.get("final_matthews") for entry in methods):
+        columns = [*columns, *correlations]
     if comparison["target_accuracy"] is not None:
         group = f"to the target of {formats.share(comparison['target_accuracy'])}"
         columns = [*columns, Column(key="reached", heading="seeds", unit="reached", group=group)]
@@ -174,6 +181,8 @@ def method_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:
 def _cells(entry: Entry) -> list[Cell]:
     reached = entry["steps_to_target"]["reached"]
     cells = [_accuracy("best_accuracy", entry), _accuracy("final_accuracy", entry)]
+    if entry.get("final_matthews"):
+        cells += [_accuracy("best_matthews", entry), _accuracy("final_matthews", entry)]
     cells.append(Cell(key="reached", text=f"{reached}/{entry['seeds']}", value=reached))
     for cost in COSTS:
         value = cost.find(entry)["mean_curve"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +25,33 @@ class Evaluated:
 
     Attributes:
         loss_N: cross-entropy, nats, float32.
-        correct_N: whether the label was predicted.
+        predicted_N: int64, the most probable class.
+        targets_N: int64, the label.
     """
 
     loss_N: Tensor
-    correct_N: Tensor
+    predicted_N: Tensor
+    targets_N: Tensor
+
+    @property
+    def correct_N(self) -> Tensor:
+        """Bool, whether the label was predicted."""
+        return self.predicted_N == self.targets_N
+
+    @property
+    def matthews(self) -> float:
+        """Matthews correlation of predictions and labels of two classes, -1 to 1.
+
+        0 for chance, and where all labels or all predictions are of one class.
+
+        Source: Matthews 1975; the metric of CoLA (Warstadt et al. 2019).
+        """
+        predicted_N, targets_N = self.predicted_N == 1, self.targets_N == 1
+        count = len(targets_N)
+        both = int((predicted_N & targets_N).sum())
+        predicted, actual = int(predicted_N.sum()), int(targets_N.sum())
+        spread = predicted * (count - predicted) * actual * (count - actual)
+        return (count * both - predicted * actual) / math.sqrt(spread) if spread else 0.0
 
     @property
     def accuracy(self) -> float:
@@ -52,13 +75,18 @@ def evaluate(
         feeder: makes the batches.
         precision: ``bf16`` runs under autocast; losses are float32 either way.
     """
+    order_N = feeder.order(examples)
     losses: list[Tensor] = []
-    correct: list[Tensor] = []
+    predicted: list[Tensor] = []
     with torch.no_grad(), scoring_mode(model, "running"), autocast(feeder.device, precision):
-        for start in range(0, len(examples), EVALUATION_BATCH):
-            positions_B = torch.arange(start, min(start + EVALUATION_BATCH, len(examples)))
+        for positions_B in order_N.split(EVALUATION_BATCH):
             batch = feeder(examples, positions_B)
             logits_BC, targets_B = default_logits(model, batch).float(), batch[2]
             losses.append(F.cross_entropy(logits_BC, targets_B, reduction="none"))
-            correct.append(logits_BC.argmax(1) == targets_B)
-    return Evaluated(loss_N=torch.cat(losses).cpu(), correct_N=torch.cat(correct).cpu())
+            predicted.append(logits_BC.argmax(1))
+    place_N = order_N.argsort()
+    return Evaluated(
+        loss_N=torch.cat(losses).cpu()[place_N],
+        predicted_N=torch.cat(predicted).cpu()[place_N],
+        targets_N=examples.targets_N,
+    )

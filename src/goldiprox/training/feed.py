@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from goldiprox.batch import Batch
 from goldiprox.data.examples import Examples
 from goldiprox.data.preprocess import Augmentation, Preprocess
+from goldiprox.data.text import Tokens
 
 __all__ = ["Feeder"]
 
@@ -41,6 +42,26 @@ class Feeder:
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
+
+    def lengths(self, examples: Examples) -> Tensor | None:
+        """Tokens of each text, int64 of shape [N]; None where all examples are of one size."""
+        source = self.preprocess.prepare(examples.store)
+        return source.lengths_N[examples.rows_N] if isinstance(source, Tokens) else None
+
+    def order(self, examples: Examples) -> Tensor:
+        """All positions, in the order in which they cost least: texts of like length together."""
+        lengths_N = self.lengths(examples)
+        if lengths_N is None:
+            return torch.arange(len(examples))
+        return lengths_N.argsort(stable=True)
+
+    def typical(self, examples: Examples, count: int) -> Tensor:
+        """Positions of a few examples that cost what the mean example costs."""
+        lengths_N = self.lengths(examples)
+        if lengths_N is None:
+            return torch.arange(min(count, len(examples)))
+        distance_N = (lengths_N - lengths_N.double().mean()).abs()
+        return distance_N.argsort(stable=True)[:count]
 
     def __call__(
         self, examples: Examples, positions_B: Tensor, augmentation: Augmentation | None = None

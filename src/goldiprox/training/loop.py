@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import ID, Batch, default_logits, take
+from goldiprox.batch import ID, Batch, default_logits, take, trimmed
 from goldiprox.config import TrainConfig
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.splits import Examples
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.models.registry import build_model, model_factory, parameter_count
+from goldiprox.models.registry import parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
 from goldiprox.records.runs import RunFolder
@@ -27,6 +27,7 @@ from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.plans import Course, Draw, PlanFactory
+from goldiprox.training.build import build
 from goldiprox.training.companion import Companion
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
@@ -69,6 +70,7 @@ class Evaluation:
         examples: examples trained on so far.
         accuracy: share of the evaluation set classified correctly.
         loss: mean cross-entropy on it, nats.
+        matthews: Matthews correlation on it; None unless there are two classes.
         seconds: wall seconds of loading, scoring and training so far (no evaluation).
         flops: floating-point operations of the same.
     """
@@ -78,6 +80,7 @@ class Evaluation:
     examples: int
     accuracy: float
     loss: float
+    matthews: float | None = None
     seconds: float
     flops: float
 
@@ -96,12 +99,14 @@ class Trained:
 
     Attributes:
         model: with its final weights, or the best ones where they were asked for.
+        feeder: makes its batches.
         evaluations: in order.
         ledger: costs by phase.
         steps: training steps done.
     """
 
     model: nn.Module
+    feeder: Feeder
     evaluations: list[Evaluation]
     ledger: Ledger
     steps: int
@@ -196,14 +201,16 @@ class Loop:
         self.per_epoch = config.steps_per_epoch(len(task.train))
         self.total = config.total_steps(len(task.train))
         self.device = resolve_device(config.device)
-        self.model = build_model(
-            factory or model_factory(config.model),
-            task.train.store.example_shape,
+        self.model, self.feeder = build(
+            factory or config.resolved_model(task.train.store.example_shape),
+            task.train,
+            task.preprocess,
             task.num_classes,
-            derive_seed(config.seed, "weights"),
+            seed=derive_seed(config.seed, "weights"),
+            device=self.device,
+            tokenizer=config.tokenizer,
+            max_length=config.max_length,
         )
-        self.feeder = Feeder.of(self.model, task.preprocess, self.device)
-        self.model = self.feeder.place(self.model).train()
         self.optimizer = make_optimizer(self.model, config)
         self.chooser = Chooser(
             self.model,
@@ -228,7 +235,7 @@ class Loop:
             if mark == "corrupted" or mark in task.train.marks
         }
         self._require_batches_that_normalise()
-        few = self.feeder(task.train, torch.arange(min(8, len(task.train))))
+        few = self.feeder(task.train, self.feeder.typical(task.train, 8))
         self._flops = flops_per_example(self.model, few)
         self.plan = (plan or self.chooser.method.plan)(
             Course(
@@ -252,11 +259,13 @@ class Loop:
                     "give it as companion=..."
                 )
             name = self.config.resolved_companion(self.task.train.store.example_shape)
-            model = build_model(
-                model_factory(name),
-                self.task.train.store.example_shape,
+            model, _ = build(  # on the learner's inputs, hence with its tokenizer
+                name,
+                self.task.train,
+                self.feeder.preprocess,
                 self.task.num_classes,
-                derive_seed(self.config.seed, "companion weights"),
+                seed=derive_seed(self.config.seed, "companion weights"),
+                device=self.device,
             )
         model = self.feeder.place(model)
         scoring = ScoringPass(
@@ -288,7 +297,7 @@ class Loop:
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
         return {
-            "name": self.config.model,
+            "name": self.config.resolved_model(self.task.train.store.example_shape),
             "parameters": parameter_count(self.model),
             "device": str(self.device),
         }
@@ -347,7 +356,7 @@ class Loop:
                 pool = self.feeder(self.task.train, positions_B, augmentation)
             with clock("scoring", examples=size, flops=self._scoring_flops(size)):
                 selection = self._select(pool, draw)
-                batch = take(pool, selection.positions_k)
+                batch = trimmed(take(pool, selection.positions_k))
         else:
             with clock("scoring", examples=0):
                 selection = draw.chosen or self._select_unseen(draw)
@@ -430,6 +439,7 @@ class Loop:
                 examples=self.examples,
                 accuracy=found.accuracy,
                 loss=loss,
+                matthews=found.matthews if self.task.num_classes == 2 else None,
                 seconds=paid.seconds,
                 flops=paid.flops,
             )
@@ -533,6 +543,7 @@ class Loop:
             self.log.drop_parts()
         return Trained(
             model=self.model,
+            feeder=self.feeder,
             evaluations=self.evaluations,
             ledger=self.ledger,
             steps=self.step,

@@ -57,14 +57,19 @@ def resolve_precision(name: Precision | Literal["auto"], device: torch.device) -
 Config = TypeVar("Config", bound=LearnerConfig)
 
 
-def resolved(config: Config) -> Config:
-    """The same settings with ``auto`` replaced by what this machine makes of it.
+def resolved(config: Config, example_shape: tuple[int, ...]) -> Config:
+    """The same settings with ``auto`` replaced by what this machine and these examples make of it.
+
+    Args:
+        config: settings.
+        example_shape: shape of one example, () for texts; decides the model.
 
     Raises:
         ConfigError: if the device is absent.
     """
     precision = resolve_precision(config.scoring_precision, resolve_device(config.device))
-    return replace(config, scoring_precision=precision)
+    model = config.resolved_model(example_shape)
+    return replace(config, scoring_precision=precision, model=model)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:

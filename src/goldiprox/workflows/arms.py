@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
-from goldiprox.models.registry import build_model, model_factory
 from goldiprox.models.vision import Factory
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import METHODS, Method, method
+from goldiprox.training.build import build
 from goldiprox.training.loop import Task
 from goldiprox.training.optimization import resolve_device
 
@@ -61,12 +61,15 @@ def require_possible(config: TrainConfig, task: Task, factory: Factory | None = 
             "can give: goldiprox.Chooser, as in examples/contrastive.py"
         )
     config.steps_per_epoch(len(task.train))
-    resolve_device(config.device)
-    build_model(
-        factory or model_factory(config.model),
-        task.train.store.example_shape,
+    build(
+        factory or config.resolved_model(task.train.store.example_shape),
+        task.train,
+        task.preprocess,
         task.num_classes,
-        config.seed,
+        seed=config.seed,
+        device=resolve_device(config.device),
+        tokenizer=config.tokenizer,
+        max_length=config.max_length,
     )
 
 

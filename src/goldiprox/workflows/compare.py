@@ -82,7 +82,7 @@ def compare(
     """
     if factory is not None:
         config = replace(config, model=factory_name(factory))
-    config = resolved(config)
+    config = resolved(config, splits.train.store.example_shape)
     progress = progress or Progress()
     irreducible = irreducible or IrreducibleConfig()
     arms = [arm(name) for name in config.methods]

@@ -80,7 +80,7 @@ def train_one(
         sequence = BatchSequence.open(replayed)
         require_replayable(sequence, splits)
         config = replay_config(config, sequence)
-    config = resolved(config)
+    config = resolved(config, splits.train.store.example_shape)
     name = config.method if sequence is None else REPLAY
     entry = Arm(name=name, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
