@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,10 +27,13 @@ from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.precompute.given import table_from_model, table_from_values
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS
+from goldiprox.report.grid import grid_sentence, grid_table
 from goldiprox.report.methods import methods_table, variants_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
 from goldiprox.schema import ConfigError, GoldiproxError
+from goldiprox.workflows.cells import GridConfig
 from goldiprox.workflows.compare import compare
+from goldiprox.workflows.grid import compare_grid
 from goldiprox.workflows.irreducible import make_irreducible, take_irreducible
 from goldiprox.workflows.report import report_runs
 from goldiprox.workflows.train import train_one
@@ -43,16 +47,28 @@ LISTS = tyro.constructors.ConstructorRegistry()
 def _comma_list(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
     """Lists are one argument with commas, so that they cannot swallow what follows them."""
     wanted: Any = info.type
-    if wanted not in (tuple[str, ...], tuple[int, ...]):
+    kinds: dict[Any, Callable[[str], Any]] = {
+        tuple[str, ...]: str,
+        tuple[int, ...]: int,
+        tuple[float, ...]: float,
+    }
+    if wanted not in kinds or tyro.conf.UseAppendAction in info.markers:
         return None
-    kind = int if wanted == tuple[int, ...] else str
+    kind = kinds[wanted]
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar=f"{kind.__name__.upper()},...",
+        metavar=f"{wanted.__args__[0].__name__.upper()},...",
         instance_from_str=lambda given: tuple(kind(v) for v in given[0].split(",") if v),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid(GridConfig):
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Hyperparameters to vary, as NAME=VALUE,VALUE,...; names: lr, batch, weight-decay. Give it
+    once for each, or several in one: lr=1e-4,1e-3,batch=16,32."""
 
 
 def _compare(
@@ -60,30 +76,35 @@ def _compare(
     settings: Flat[CompareConfig],
     keeping: Flat[_Keeping],
     il: IrreducibleConfig,
+    grid: Flat[_Grid],
     out: Path,
     irreducible: Path | None = None,
 ) -> None:
     """Train each method on the same pools and report who gets there first, and what it cost.
 
-    Interrupted, the same command goes on where it stopped.
+    With --models, --sweep or --share: in every combination of them, all with one
+    irreducible-loss table. Interrupted, the same command goes on where it stopped.
 
     Args:
-        out: Output folder: comparison.json, report.html, runs/.
+        out: Output folder: comparison.json, report.html, runs/ (cells/ where something varies).
         il: The irreducible-loss model, made where a method needs it.
         irreducible: Irreducible-loss table to use instead of making one.
     """
     splits = _splits(data)
+    varied = GridConfig(**asdict(grid))
+    table = None if irreducible is None else open_table(irreducible)
     with _Shown() as shown:
-        comparison = compare(
-            splits,
-            settings,
-            out,
-            irreducible=il,
-            table=None if irreducible is None else open_table(irreducible),
-            command=_command(),
-            progress=shown,
-            checkpoint=keeping.every(),
-        )
+        given: dict[str, Any] = {
+            "irreducible": il,
+            "table": table,
+            "command": _command(),
+            "progress": shown,
+            "checkpoint": keeping.every(),
+        }
+        if varied.axes:
+            comparison = compare_grid(splits, settings, varied, out, **given)
+        else:
+            comparison = compare(splits, settings, out, **given)
     _print_comparison(comparison)
     _wrote(out / "report.html")
 
@@ -252,6 +273,11 @@ def _command() -> str:
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
     terminal = console()
+    if "grid" in comparison:
+        terminal.print(grid_table(comparison))
+        for summary in comparison["grid"]["summary"]:
+            terminal.print(grid_sentence(summary), highlight=False)
+        return
     terminal.print(terminal_table(comparison))
     for line in verdict_lines(comparison):
         terminal.print(line, highlight=False)

@@ -268,3 +268,8 @@ def test_a_table_from_elsewhere_says_that_its_cost_is_unknown(tmp_path):
     text = write(tmp_path, made)
     assert "the column nats of my.csv" in text
     assert "What was paid for it elsewhere is not known and not charged" in text
+
+
+def test_seconds_measured_in_company_are_marked(tmp_path):
+    assert "comparisons ran at a time" not in write(tmp_path / "alone", comparison())
+    assert "up to 3 comparisons ran at a time" in write(tmp_path / "three", comparison(processes=3))

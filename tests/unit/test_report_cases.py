@@ -132,6 +132,7 @@ def comparison(seeds: int = 2, **changes: Any) -> dict[str, Any]:
         "versions": {"goldiprox": "0.1.0", "torch": "2.9", "threads": "2"},
         "share_corrupted_in_data": 2753 / 30000,
         "weakest_final_accuracy": 0.54,
+        "processes": 1,
         "irreducible": {
             "model": "mlp-128",
             "made_by": None,

@@ -186,6 +186,7 @@ def summarise(
         "data": first["data"],
         "model": first["model"],
         "versions": first["versions"],
+        "processes": max(run.manifest.get("processes", 1) for run in runs),
         "share_corrupted_in_data": _noise_in_data(first["data"]),
         "share_marked_in_data": _marks_in_data(first["data"]),
         "weakest_final_accuracy": weakest,

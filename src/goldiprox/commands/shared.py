@@ -81,6 +81,11 @@ class Shown(Progress):
         )
         self._task: bars.TaskID | None = None
 
+    def note(self, text: str) -> None:
+        """Say what was done; on a terminal the bar shows it."""
+        if not self._live:
+            print(text, file=sys.stderr, flush=True)
+
     def __enter__(self) -> Shown:
         self._bars.start()
         return self

@@ -74,18 +74,21 @@ class Part:
 
 
 def parts_of(splits: Splits) -> list[Part]:
-    """Who is trained on what: one model on the holdout set."""
-
-    def part(name: str, holdout: Examples, validation: Examples, scored: Examples) -> Part:
-        task = Task(
-            train=holdout,
-            evaluation=validation,
-            preprocess=splits.preprocess,
-            num_classes=splits.num_classes,
+    """Who is trained on what and scores whom: a part for each of the splits' folds."""
+    folds = splits.folds
+    return [
+        Part(
+            name="" if len(folds) == 1 else f"half-{number}",
+            task=Task(
+                train=fold.fit,
+                evaluation=fold.validation,
+                preprocess=splits.preprocess,
+                num_classes=splits.num_classes,
+            ),
+            scored=fold.scored,
         )
-        return Part(name=name, task=task, scored=scored)
-
-    return [part("", splits.holdout, splits.validation, splits.train)]
+        for number, fold in enumerate(folds)
+    ]
 
 
 def irreducible_settings(

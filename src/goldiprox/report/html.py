@@ -22,7 +22,7 @@ from goldiprox.report.tables import (
     seed_table,
 )
 
-__all__ = ["write_report"]
+__all__ = ["flat_settings", "page_environment", "write_report"]
 
 Comparison = dict[str, Any]
 
@@ -61,7 +61,8 @@ def write_report(out: Path) -> Path:
     return page
 
 
-def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict[str, Any]]) -> str:
+def page_environment() -> Environment:
+    """Templates of this package, with the filters that write numbers."""
     environment = Environment(
         loader=PackageLoader("goldiprox", "report"),
         autoescape=True,
@@ -78,6 +79,11 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
         setting=formats.setting,
         tick=formats.tick,
     )
+    return environment
+
+
+def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict[str, Any]]) -> str:
+    environment = page_environment()
     columns, rows = method_table(comparison)
     seed_columns, seed_rows = seed_table(comparison)
     settings = manifest.get("settings") or comparison["settings"]
@@ -107,7 +113,7 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
         figures=_figures(comparison),
         cost=cost_figure(comparison, "cost"),
         galleries=_galleries(gallery),
-        settings=_flat(settings),
+        settings=flat_settings(settings),
         command=manifest.get("command"),
     )
 
@@ -174,13 +180,13 @@ def _picture(png: bytes) -> dict[str, Any]:
     return {"uri": uri, "width": scale * width, "height": scale * height}
 
 
-def _flat(value: Any, where: str = "") -> list[tuple[str, str]]:
+def flat_settings(value: Any, where: str = "") -> list[tuple[str, str]]:
     """Settings as (path, value) in their own order."""
     if isinstance(value, dict):
         return [
             pair
             for key, item in value.items()
-            for pair in _flat(item, f"{where}.{key}" if where else str(key))
+            for pair in flat_settings(item, f"{where}.{key}" if where else str(key))
         ]
     if isinstance(value, list):
         return [(where, ", ".join(map(str, value)))]

@@ -32,7 +32,7 @@ from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.train import run_manifest
 
-__all__ = ["compare"]
+__all__ = ["compare", "comparison_settings", "open_comparison"]
 
 EVALUATIONS_IN_BUDGET = 20
 
@@ -57,6 +57,7 @@ def compare(
     command: str | None = None,
     progress: Progress | None = None,
     checkpoint: CheckpointEvery | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Compare methods on one data set; interrupted, the same call goes on where it stopped.
 
@@ -71,6 +72,7 @@ def compare(
         command: the command line that asked for this, for the report.
         progress: told what is going on.
         checkpoint: how often unfinished runs are saved.
+        processes: how many comparisons run at a time, for the records: seconds depend on it.
 
     Returns:
         What ``comparison.json`` holds.
@@ -94,8 +96,8 @@ def compare(
     if table is not None and needs_table:
         require_fitting(table, splits)
 
-    settings = _settings(splits, config, irreducible, table)
-    _open(out, settings, splits, command)
+    settings = comparison_settings(splits, config, irreducible, table)
+    open_comparison(out, settings, splits, command)
     if table is None and needs_table:
         table = irreducible_for(
             splits,
@@ -127,6 +129,7 @@ def compare(
                 table if run.arm.method.needs_irreducible else None,
                 protocol=config.protocol,
                 reference=_reference(run, table, costs),
+                processes=processes,
             ),
             irreducible=table,
             factory=factory,
@@ -140,7 +143,7 @@ def compare(
     return comparison
 
 
-def _settings(
+def comparison_settings(
     splits: Splits, config: CompareConfig, irreducible: IrreducibleConfig, table: Table | None
 ) -> dict[str, Any]:
     """Everything that decides the outcome; where files lie does not."""
@@ -159,7 +162,14 @@ def _settings(
     }
 
 
-def _open(out: Path, settings: dict[str, Any], splits: Splits, command: str | None) -> None:
+def open_comparison(
+    out: Path, settings: dict[str, Any], splits: Splits, command: str | None
+) -> None:
+    """Start a comparison in a folder, or go on with the one that is there.
+
+    Raises:
+        CheckpointError: if it is another one.
+    """
     file = out / "manifest.json"
     settings = _as_json(settings)
     if file.exists():

@@ -14,3 +14,7 @@ class Progress:
         """Begin a stage (a run, a calibration); the report is called as it advances."""
         del name
         return lambda *_: None
+
+    def note(self, text: str) -> None:
+        """Say that something came to its end, within a stage."""
+        del text

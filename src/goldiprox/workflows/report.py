@@ -11,6 +11,7 @@ from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder
 from goldiprox.report.html import write_report
 from goldiprox.schema import ConfigError
+from goldiprox.workflows.grid import grid_of
 
 __all__ = ["report_runs"]
 
@@ -19,7 +20,7 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> tuple[dict[st
     """Summarise finished runs and write ``comparison.json`` and ``report.html``.
 
     Args:
-        paths: run folders, or the one output folder of a comparison.
+        paths: run folders, or the one output folder of a comparison or grid.
         out: where to write; a comparison's own folder unless given.
 
     Returns:
@@ -32,6 +33,8 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> tuple[dict[st
     settings: dict[str, Any] = {}
     target = None
     folders = [RunFolder(path) for path in paths]
+    if len(paths) == 1 and (paths[0] / "cells").is_dir():
+        return grid_of(paths[0]), paths[0] / "report.html"
     if len(paths) == 1 and (paths[0] / "runs").is_dir():
         home = paths[0]
         settings = read_json(home / "manifest.json")["settings"]

@@ -156,6 +156,7 @@ def run_manifest(
     reference: dict[str, float] | None = None,
     sequence: BatchSequence | None = None,
     recorded: bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """What identifies a run, and what reading it back needs."""
     body = {
@@ -177,4 +178,5 @@ def run_manifest(
         "irreducible": None if table is None else dict(table.provenance),
         "reference": reference,
         "sequence": None if sequence is None else [part.provenance for part in sequence.parts],
+        "processes": processes,
     }

@@ -1,0 +1,146 @@
+"""From the comparisons of a grid's cells to one answer: where is a method faster, and by how much.
+
+Reads records alone; each cell is judged against uniform's best in that cell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from goldiprox.analysis.verdict import BASELINES
+
+__all__ = ["METRICS", "by_name", "summarise_grid"]
+
+METRICS = ("steps", "seconds_charged", "seconds_amortised", "flops_charged", "flops_amortised")
+"""Speedups over uniform, as in a comparison's ``speedup_over_uniform``."""
+
+
+def summarise_grid(
+    cells: Sequence[dict[str, Any]],
+    axes: Sequence[tuple[str, tuple[Any, ...]]],
+    settings: dict[str, Any],
+    data: dict[str, Any],
+) -> dict[str, Any]:
+    """Put the comparisons of all cells together.
+
+    Args:
+        cells: ``name``, ``title``, ``at`` (value on each axis), ``comparison`` (what its
+            ``comparison.json`` holds, None if there is none) and ``failed`` (why, else None).
+        axes: what varies, with its values.
+        settings: recorded as they are.
+        data: the data's description.
+
+    Returns:
+        What the grid's ``comparison.json`` holds; see ``docs/formats.md``.
+    """
+    done = [cell["comparison"] for cell in cells if cell["comparison"] is not None]
+    first: dict[str, Any] = done[0] if done else {}
+    names = [entry["method"] for entry in first.get("methods", [])]
+    judged = [name for name in names if name not in BASELINES]
+    described = [_describe(cell) for cell in cells]
+    return {
+        "dataset": data["dataset"],
+        "protocol": "paper",
+        "settings": settings,
+        "data": data,
+        "versions": first.get("versions", {}),
+        "processes": max((found["processes"] for found in done), default=1),
+        "irreducible": next((f["irreducible"] for f in done if f["irreducible"]), None),
+        "grid": {
+            "axes": [{"name": name, "values": list(values)} for name, values in axes],
+            "seeds": settings["compare"]["seeds"],
+            "cells": described,
+            "summary": [_summary(name, described) for name in judged],
+        },
+    }
+
+
+def _describe(cell: dict[str, Any]) -> dict[str, Any]:
+    """One cell: what a reader of the grid wants of its comparison."""
+    found = cell["comparison"]
+    body = {key: cell[key] for key in ("name", "title", "at", "failed")}
+    if found is None:
+        return {**body, "target_accuracy": None, "model": None, "methods": []}
+    keys = (
+        *("method", "seeds", "batch", "pool", "steps", "best_accuracy", "final_accuracy"),
+        *("steps_to_target", "seconds_to_target", "flops_to_target", "speedup_over_uniform"),
+        "selected_share",
+    )
+    return {
+        **body,
+        "target_accuracy": found["target_accuracy"],
+        "model": found["model"],
+        "methods": [
+            {
+                **{key: entry[key] for key in keys},
+                "curve": [
+                    {"step": point["step"], "accuracy": point["accuracy"]["mean"]}
+                    for point in entry["curve"]
+                ],
+            }
+            for entry in found["methods"]
+        ],
+    }
+
+
+def _summary(name: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One method over all cells."""
+    run = [(cell, by_name(cell)) for cell in cells if name in by_name(cell)]
+    speedups = [entries[name]["speedup_over_uniform"] for _, entries in run]
+    by_metric = {}
+    for metric in METRICS:
+        known = [s[metric] for s in speedups if s[metric] is not None]
+        by_metric[metric] = {
+            "faster": sum(value > 1 for value in known),
+            "median": median(known) if known else None,
+            "geometric_mean": math.exp(sum(map(math.log, known)) / len(known)) if known else None,
+            "lowest": min(known, default=None),
+            "highest": max(known, default=None),
+        }
+    return {
+        "method": name,
+        "cells": len(run),
+        "reached": sum(s["steps"] is not None for s in speedups),
+        "better": sum(
+            entries[name]["best_accuracy"]["mean"] > entries["uniform"]["best_accuracy"]["mean"]
+            for _, entries in run
+            if "uniform" in entries
+        ),
+        "speedup": by_metric,
+        "one_table": _one_table(name, run),
+    }
+
+
+def by_name(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell's methods by name."""
+    return {entry["method"]: entry for entry in cell["methods"]}
+
+
+def _one_table(
+    name: str, run: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+) -> dict[str, float | None]:
+    """All cells together, the table paid for once: uniform's cost to its bests over the method's.
+
+    Over the cells in which the method reaches the target. A method's amortised cost is added up
+    over cells and seeds, and the table's own cost (charged minus amortised) once.
+    """
+    found: dict[str, float | None] = {}
+    for kind in ("seconds", "flops"):
+        uniform = method = table = 0.0
+        for _, entries in run:
+            if "uniform" not in entries:
+                continue
+            mine = entries[name][f"{kind}_to_target"]
+            theirs = entries["uniform"][f"{kind}_to_target"]["amortised"]["mean_curve"]
+            amortised = mine["amortised"]["mean_curve"]
+            if amortised is None or theirs is None:
+                continue
+            seeds = entries[name]["seeds"]
+            uniform += seeds * theirs
+            method += seeds * amortised
+            table = mine["charged"]["mean_curve"] - amortised
+        found[kind] = uniform / (method + table) if method else None
+    return found

@@ -1,0 +1,247 @@
+"""Compare methods over models and hyperparameters, all with one irreducible-loss table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goldiprox.analysis.grid import summarise_grid
+from goldiprox.config import CompareConfig, IrreducibleConfig
+from goldiprox.data.splits import Splits
+from goldiprox.precompute.irreducible import require_fitting
+from goldiprox.records.files import read_json, write_json
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.tables import Table
+from goldiprox.report.grid import write_grid_report
+from goldiprox.schema import GoldiproxError
+from goldiprox.training.loop import CheckpointEvery, Report
+from goldiprox.training.optimization import resolve_device, resolved
+from goldiprox.workflows.arms import arm, require_possible
+from goldiprox.workflows.cells import Cell, GridConfig, cells
+from goldiprox.workflows.compare import compare, comparison_settings, open_comparison
+from goldiprox.workflows.irreducible import irreducible_for
+from goldiprox.workflows.parallel import Tell, cores, run_parallel
+from goldiprox.workflows.progress import Progress
+
+__all__ = ["compare_grid", "grid_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What the comparisons of all cells are given."""
+
+    splits: Splits
+    out: Path
+    irreducible: IrreducibleConfig
+    table: Table | None
+    command: str | None
+    checkpoint: CheckpointEvery | None
+    processes: int
+
+
+def compare_grid(
+    splits: Splits,
+    config: CompareConfig,
+    grid: GridConfig,
+    out: Path,
+    *,
+    irreducible: IrreducibleConfig | None = None,
+    table: Table | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+    checkpoint: CheckpointEvery | None = None,
+) -> dict[str, Any]:
+    """Run a comparison in every cell; interrupted, the same call goes on where it stopped.
+
+    A cell whose runs cannot be finished (a learning rate at which the loss overflows, say) is
+    reported as failed, and the others go on.
+
+    Args:
+        splits: the data.
+        config: settings that all cells share.
+        grid: what varies.
+        out: output folder: ``comparison.json``, ``report.html``, ``cells/<cell>/``.
+        irreducible: settings of the irreducible-loss model, trained once if a method needs it.
+        table: a table to use instead.
+        command: the command line that asked for this, for the report.
+        progress: told what is going on.
+        checkpoint: how often unfinished runs are saved.
+
+    Returns:
+        What ``comparison.json`` holds.
+
+    Raises:
+        ConfigError: before anything is trained, if a cell is impossible.
+        TableError: likewise, if the table is for other data or labels or lacks ids.
+        CheckpointError: if ``out`` holds another comparison.
+        GoldiproxError: if a process is killed.
+    """
+    progress = progress or Progress()
+    irreducible = irreducible or IrreducibleConfig()
+    config = resolved(config)
+    found = cells(config, grid)
+    arms = [arm(name) for name in config.methods]
+    for cell in found:
+        for entry in arms:
+            planned = cell.config.run(entry.method.name, cell.config.batch[0], 0)
+            require_possible(planned, entry.task(splits))
+    needs_table = any(entry.method.needs_irreducible for entry in arms)
+    if table is not None and needs_table:
+        require_fitting(table, splits)
+    varied = {name: list(values) for name, values in grid.axes}
+    settings = comparison_settings(splits, config, irreducible, table)
+    open_comparison(out, {**settings, "grid": varied}, splits, command)
+    if table is None and needs_table:
+        table = irreducible_for(
+            splits,
+            irreducible,
+            out / "irreducible.parquet",
+            RunFolder(out / "irreducible"),
+            target_model=_target(found),
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+    processes = _processes(grid, config, found)
+    shared = _Shared(
+        splits=splits,
+        out=out,
+        irreducible=irreducible,
+        table=table,
+        command=command,
+        checkpoint=checkpoint,
+        processes=processes,
+    )
+    failed: dict[str, str] = {}
+    for number, error in _run_all(shared, found, progress):
+        if error is not None:
+            failed[found[number].name] = error
+    write_json(out / "failed.json", failed)
+    return grid_of(out)
+
+
+def grid_of(out: Path) -> dict[str, Any]:
+    """Summarise the cells of a grid's folder; write ``comparison.json`` and the page.
+
+    Raises:
+        CheckpointError: if ``out`` is no grid's folder, or a record is damaged.
+    """
+    manifest = read_json(out / "manifest.json")
+    settings = manifest["settings"]
+    failed: dict[str, str] = {}
+    if (out / "failed.json").exists():
+        failed = read_json(out / "failed.json")
+    stored: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings["compare"].items()
+    }
+    config = CompareConfig(**stored)
+    varied = settings["grid"]
+    grid = GridConfig(
+        models=tuple(varied.get("model", ())),
+        share=tuple(varied.get("share", ())),
+        sweep=tuple(
+            f"{name}={','.join(map(str, values))}"
+            for name, values in varied.items()
+            if name not in ("model", "share")
+        ),
+    )
+    summaries = []
+    for cell in cells(config, grid):
+        file = out / "cells" / cell.name / "comparison.json"
+        done = cell.name not in failed and file.exists()
+        summaries.append(
+            {
+                "name": cell.name,
+                "title": cell.title,
+                "at": cell.at,
+                "failed": None if done else failed.get(cell.name, "not finished"),
+                "comparison": read_json(file) if done else None,
+            }
+        )
+    comparison = summarise_grid(summaries, grid.axes, settings, manifest["data"])
+    write_json(out / "comparison.json", comparison)
+    write_grid_report(out)
+    return comparison
+
+
+def _processes(grid: GridConfig, config: CompareConfig, found: Sequence[Cell]) -> int:
+    if grid.jobs is not None:
+        return min(grid.jobs, len(found))
+    if resolve_device(config.device).type != "cpu":
+        return 1
+    return min(cores(), len(found))
+
+
+def _target(found: Sequence[Cell]) -> str:
+    """Which cell's model decides what ``auto`` means: the first that is no MLP, if there is one."""
+    models = [cell.config.model for cell in found]
+    return next((name for name in models if not name.startswith("mlp")), models[0])
+
+
+def _run_all(
+    shared: _Shared, found: Sequence[Cell], progress: Progress
+) -> Iterator[tuple[int, str | None]]:
+    """Yields (cell, its error or None) as the cells are done."""
+    if shared.processes == 1:
+        for number, cell in enumerate(found):
+            title = f"cell {number + 1}/{len(found)}: {cell.title}"
+            yield number, _compare_cell(shared, cell, _Prefixed(progress, title))
+        return
+    report = progress.stage(f"{len(found)} cells in {shared.processes} processes")
+    done = 0
+    jobs = run_parallel(
+        _job, shared, found, shared.processes, lambda text: report(done, len(found), text)
+    )
+    for number, error in jobs:
+        done += 1
+        report(done, len(found), "")
+        progress.note(f"{done}/{len(found)} done: {found[number].title}{' (failed)' * bool(error)}")
+        yield number, error
+
+
+def _compare_cell(shared: _Shared, cell: Cell, progress: Progress) -> str | None:
+    """Run a cell's comparison; what went wrong, or None."""
+    try:
+        compare(
+            shared.splits,
+            cell.config,
+            shared.out / "cells" / cell.name,
+            irreducible=shared.irreducible,
+            table=shared.table,
+            command=shared.command,
+            progress=progress,
+            checkpoint=shared.checkpoint,
+            processes=shared.processes,
+        )
+    except GoldiproxError as error:
+        return str(error)
+    return None
+
+
+def _job(shared: _Shared, cell: Cell, tell: Tell) -> str | None:
+    return _compare_cell(shared, cell, _Telling(tell, cell.title))
+
+
+@dataclass
+class _Prefixed(Progress):
+    """Says which cell a stage belongs to."""
+
+    progress: Progress
+    prefix: str
+
+    def stage(self, name: str) -> Report:
+        return self.progress.stage(f"{self.prefix} {name}")
+
+
+@dataclass
+class _Telling(Progress):
+    """Sends what is going on to the parent process."""
+
+    tell: Tell
+    title: str
+
+    def stage(self, name: str) -> Report:
+        self.tell(f"{self.title}: {name}")
+        return lambda *told: self.tell(f"{self.title}: {name} {told[2]}")

@@ -1,0 +1,110 @@
+"""Independent jobs in processes of their own, each with its part of the machine's threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NoReturn
+
+import torch
+
+from goldiprox.schema import GoldiproxError
+
+__all__ = ["cores", "run_parallel"]
+
+Tell = Callable[[str], None]
+Job = Callable[[Any, Any, Tell], Any]
+"""Called with what all jobs share, with its own argument, and with a way to say how it goes."""
+
+_worker: dict[str, Any] = {}
+"""In a worker: what all jobs share, and the way to the parent."""
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
+def run_parallel(
+    job: Job, shared: Any, arguments: Sequence[Any], processes: int, tell: Tell
+) -> Iterator[tuple[int, Any]]:
+    """Run jobs, as many at a time as there are processes; yields (number, result) as they end.
+
+    The processes are fresh ones (not forked, for torch's threads do not survive that). They end
+    with this process, however it ends: what they were doing is left as any interrupted run is.
+
+    Args:
+        job: a function of a module.
+        shared: copied once into each process.
+        arguments: one per job.
+        processes: how many at a time.
+        tell: told what the jobs say of themselves.
+
+    Raises:
+        GoldiproxError: if a process is killed; expected errors of a job are for it to return.
+    """
+    context = multiprocessing.get_context("spawn")
+    said = context.SimpleQueue()
+    threads = max(1, min(torch.get_num_threads(), cores() // processes))
+    # Plain pickle rather than torch's shared memory, which containers keep small.
+    setup = (pickle.dumps((job, shared)), threads, said)
+    executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=setup)
+    try:
+        numbers = {executor.submit(_run, argument): n for n, argument in enumerate(arguments)}
+        while numbers:
+            done, _ = wait(numbers, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not said.empty():
+                tell(said.get())
+            for future in done:
+                yield numbers.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise GoldiproxError(
+            "a process was killed from outside (out of memory?); with fewer --jobs the same "
+            "command goes on where it stopped"
+        ) from error
+    except BaseException:  # interrupted, or the caller had enough: they stop where they are
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start(setup: bytes, threads: int, said: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends us
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    job, shared = pickle.loads(setup)  # from our own parent, through a pipe
+    _worker.update(job=job, shared=shared, tell=said.put)
+
+
+def _stop(*_: object) -> NoReturn:
+    """Unwind what is being done, so that no half-written file is left; if idle, just end."""
+    if _worker.get("busy"):
+        sys.exit(143)
+    os._exit(143)
+
+
+def _end_with_parent() -> NoReturn:
+    """A parent that was killed cannot say so; two processes must not go on in one run's folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run(argument: Any) -> Any:
+    _worker["busy"] = True
+    try:
+        return _worker["job"](_worker["shared"], argument, _worker["tell"])
+    finally:
+        _worker["busy"] = False
