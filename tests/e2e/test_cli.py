@@ -160,6 +160,31 @@ def test_budget_protocol_gives_every_arm_the_same_reference_seconds(tmp_path: Pa
         assert entry["final_accuracy"]["mean"] == by_batch[entry["batch"]] == max(by_batch.values())
 
 
+def test_halves_train_on_everything_and_charge_both_models(tmp_path: Path) -> None:
+    methods = "uniform,rho-loss,irreducible-filter"
+    command = ["compare", "digits", "--holdout-mode", "halves", "--methods", methods, *IL]
+    command += ["--protocol", "budget", "--seconds", 2, "--seeds", 1, "--label-noise", 0.2]
+    run(*command, "--model", "mlp-128", "--out", tmp_path)
+    table = ScoreTable.read(tmp_path / "irreducible.parquet")
+    models = table.provenance["models"]
+    costs = json.loads((tmp_path / "calibration.json").read_text())["seconds"]
+    passes = sum(m["validated_on"] * m["evaluations"] for m in models) + len(table)
+    paid = sum(m["training_steps"] for m in models) * costs["irreducible-loss model, step"]
+    paid += passes / 1000 * costs["irreducible-loss model, pass over 1000 examples"]
+    sizes = set()
+    for name in methods.split(","):
+        (folder,) = (tmp_path / "runs").glob(f"{name}-b*")
+        manifest = json.loads((folder / "manifest.json").read_text())
+        sizes.add(manifest["data"]["sizes"]["train"])
+        expected = 0 if name == "uniform" else paid
+        assert manifest["reference"]["irreducible_seconds"] == pytest.approx(expected)
+    assert sizes == {len(table)}
+    assert len(models) == 2
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    share = {m["method"]: m["selected_share"]["corrupted"] for m in found["methods"]}
+    assert share["irreducible-filter"] < share["uniform"]
+
+
 TRAIN = [
     "train",
     "digits",

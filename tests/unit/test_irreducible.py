@@ -137,7 +137,9 @@ def test_the_training_set_is_not_trained_on(splits):
         splits.train, targets_N=(splits.train.targets_N + 1) % splits.num_classes
     )
     one = irreducible_table(splits, QUICK, factory=net)
-    other = irreducible_table(dataclasses.replace(splits, train=wrong), QUICK, factory=net)
+    folds = (dataclasses.replace(splits.folds[0], scored=wrong),)
+    noisy = dataclasses.replace(splits, train=wrong, folds=folds)
+    other = irreducible_table(noisy, QUICK, factory=net)
     assert one.provenance["best"] == other.provenance["best"]
     assert one.provenance["label_digest"] != other.provenance["label_digest"]
     assert not np.allclose(one.columns[IRREDUCIBLE_LOSS], other.columns[IRREDUCIBLE_LOSS])
@@ -345,3 +347,63 @@ def test_fewer_steps_make_a_weaker_model(splits):
     many = irreducible_table(splits, QUICK, factory=net).provenance
     assert few["training_steps"] == 3 < many["training_steps"]
     assert few["best"]["loss"] > many["best"]["loss"]
+
+
+class Memoriser(nn.Module):
+    """Knows which inputs it was trained on: indifferent to new ones, absurdly sure of those."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layer = nn.Linear(math.prod(shape), classes)
+        self.seen = set()
+
+    def forward(self, x):
+        logits = self.layer(x.flatten(1))
+        keys = [row.numpy().tobytes() for row in x.flatten(1)]
+        if self.training:
+            self.seen.update(keys)
+            return logits
+        return logits * torch.tensor([1000.0 * (key in self.seen) for key in keys])[:, None]
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_under_halves_nobody_scores_what_it_was_trained_on(make_tiny_splits, members):
+    """Copies included. A position in a half taken for an id would be noticed at once."""
+    splits = make_tiny_splits(count=300, duplicate=2.0, label_noise=0.2, holdout_mode="halves")
+    config = dataclasses.replace(QUICK, epochs=2, members=members)
+    table = irreducible_table(splits, config, factory=Memoriser)
+    require_fitting(table, splits)
+    assert len(table) == len(splits.train) == 2 * 240
+    losses = table.columns[IRREDUCIBLE_LOSS]
+    assert np.allclose(losses, math.log(splits.num_classes), atol=1e-6)
+
+    one, other = splits.folds
+    swapped = (dataclasses.replace(one, scored=other.scored),
+               dataclasses.replace(other, scored=one.scored))  # fmt: skip
+    wrong = irreducible_table(
+        dataclasses.replace(splits, folds=swapped), config, factory=Memoriser
+    ).columns[IRREDUCIBLE_LOSS]
+    own = ~np.isclose(wrong, math.log(splits.num_classes), atol=1e-6)
+    assert own.mean() > 0.8, "scored by the wrong half, all but the validation part is known"
+
+
+def test_under_halves_the_losses_are_the_other_halfs_and_both_models_are_charged(make_tiny_splits):
+    splits = make_tiny_splits(count=300, label_noise=0.2, holdout_mode="halves")
+    config = dataclasses.replace(QUICK, epochs=3, patience=9)
+    table = irreducible_table(splits, config, factory=net)
+    losses = dict(zip(table.ids_N.tolist(), table.columns[IRREDUCIBLE_LOSS].tolist(), strict=True))
+    steps = 0
+    for fold in splits.folds:
+        task = Task(train=fold.fit, evaluation=fold.validation, preprocess=splits.preprocess,
+                    num_classes=splits.num_classes)  # fmt: skip
+        settings = config.training(config.model, len(fold.fit))
+        trained = train(settings, task, factory=net, keep_best=True)
+        expected, _ = one_at_a_time(trained.model, fold.scored, splits.preprocess)
+        assert [losses[i] for i in fold.scored.ids_N.tolist()] == pytest.approx(expected, abs=2e-5)
+        assert not set(fold.fit.rows_N.tolist()) & set(fold.scored.rows_N.tolist())
+        steps += trained.steps
+    cost = irreducible_cost(table)
+    assert cost.phases["irreducible-training"].steps == steps
+    assert cost.phases["irreducible-scoring"].examples == len(splits.train)
+    assert [m["name"] for m in table.provenance["models"]] == ["half-0", "half-1"]
+    assert sum(m["scored"] for m in table.provenance["models"]) == len(splits.train)

@@ -1,6 +1,7 @@
 """Mapped tables: the same answers as the ones in memory, without reading the file."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -190,3 +191,12 @@ def test_opening_and_looking_up_do_not_read_the_file(tmp_path):
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     kibi = 1024 if sys.platform == "darwin" else 1
     assert grown / kibi < 10_000, f"{grown} KiB"
+
+
+def test_another_process_is_handed_the_file_not_the_values(both):
+    _, mapped = both
+    sent = pickle.dumps(mapped)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)
+    assert again.path == mapped.path
+    assert again.digests == mapped.digests

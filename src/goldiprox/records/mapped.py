@@ -55,6 +55,10 @@ class MappedTable(Table):
     digests: Mapping[str, str]
     path: Path | None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the file for itself; nothing of it is copied."""
+        return MappedTable.open, (self.path,)
+
     @staticmethod
     def open(path: Path) -> MappedTable:
         """Map a table; only its footer is read.
