@@ -85,9 +85,9 @@ class LearnerConfig:
     stored ones (running). Neither moves the stored statistics."""
 
     companion_model: str = "auto"
-    """The small model that some methods train beside the target; auto: small-cnn for colour images
-    unless the target is an MLP, else mlp-128; for texts bag-of-embeddings, on the target's tokens.
-    """
+    """The small model that some methods train beside the target, or before it; auto: small-cnn for
+    colour images unless the target is an MLP, else mlp-128; for texts bag-of-embeddings, on the
+    target's tokens."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: cuda where there is one."""

@@ -7,17 +7,22 @@ so the order of the data does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from goldiprox.schema import ConfigError, Evidence
+from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.selection.plans import Course, Draw, Plan, WholeBatches
 from goldiprox.selection.selectors import require_finite, top_k
 
 __all__ = [
     "PROXY_SCORES",
+    "CoreSetSpec",
     "Criterion",
+    "FixedSubset",
+    "before_training",
     "k_center_greedy",
     "keep_highest",
     "least_confidence",
@@ -27,6 +32,69 @@ __all__ = [
 
 Criterion = Literal["entropy", "least-confidence", "margin", "forgetting", "k-center"]
 """By what a proxy's core-set is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreSetSpec:
+    """A core-set that a method wants chosen before the training, by a proxy.
+
+    Attributes:
+        by: the criterion; examples that are highest by it are kept.
+        keep: share of the training examples that is kept.
+        epochs: passes over the data that the proxy is trained for.
+    """
+
+    by: Criterion
+    keep: float = 0.5
+    epochs: int = 5
+
+    def count(self, examples: int) -> int:
+        """How many of so many examples are kept, at least one."""
+        return max(1, int(examples * self.keep + 1e-6))
+
+
+class FixedSubset:
+    """Train on a part of the data that is fixed before the first step, in shuffled batches.
+
+    No example of the part comes a second time before all of it came once.
+
+    Args:
+        course: the run.
+        positions_n: what to train on, positions in the training examples.
+    """
+
+    def __init__(self, course: Course, positions_n: Tensor) -> None:
+        self._positions_n = positions_n
+        self._batches = WholeBatches(replace(course, ids_N=course.ids_N[positions_n]))
+
+    def draw(self, step: int) -> Draw:
+        """The next batch; all of it is trained on."""
+        draw = self._batches.draw(step)
+        return replace(draw, positions_B=self._positions_n[draw.positions_B])
+
+    def observe(self, draw: Draw, chosen: Selection, loss_k: Tensor) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def before_training(course: Course) -> Plan:
+    """The plan of methods that choose before the training: there is none without their core-set.
+
+    Raises:
+        ConfigError: always.
+    """
+    del course
+    raise ConfigError(
+        "this method trains a proxy and chooses a core-set before the training: use goldiprox "
+        "train or goldiprox compare, or give train(...) the hook and plan of "
+        "goldiprox.precompute.coreset"
+    )
 
 
 def prediction_entropy(evidence: Evidence) -> Tensor:

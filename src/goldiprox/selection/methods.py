@@ -11,6 +11,7 @@ from goldiprox.names import import_named
 from goldiprox.schema import CALLER, SUPPLIERS, ConfigError
 from goldiprox.selection import functions as score
 from goldiprox.selection.calibrated import CalibratedReducibleLoss
+from goldiprox.selection.coreset import CoreSetSpec, Criterion, before_training
 from goldiprox.selection.functions import ScoreFunction
 from goldiprox.selection.groups import (
     DiverseGradients,
@@ -26,7 +27,7 @@ from goldiprox.selection.sampling import (
     SoftWeights,
 )
 from goldiprox.selection.selectors import RandomChoice, Selector, TopK
-from goldiprox.selection.variants import MODIFIERS, split_name, vary
+from goldiprox.selection.variants import KEEP, MODIFIERS, split_name, vary
 
 __all__ = ["METHODS", "CompanionSpec", "Method", "method", "register"]
 
@@ -63,6 +64,7 @@ class Method:
         plan: which candidates each step draws; shuffled pools unless the method decides for whole
             epochs.
         companion: a second model trained beside the learner, where the method needs one.
+        core_set: what is chosen by a proxy before the training, where the method does that.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Method:
     cost: str
     plan: PlanFactory = pools
     companion: CompanionSpec | None = None
+    core_set: CoreSetSpec | None = None
 
     @property
     def score(self) -> ScoreFunction | None:
@@ -151,6 +154,8 @@ def _import(name: str) -> Method:
 
 def _varied(entry: Method, modifiers: Mapping[str, float | None], name: str) -> Method:
     """A variant of a method: the same but for how it chooses."""
+    if KEEP in modifiers:
+        return _keeping(entry, modifiers, name)
     if entry.plan is not pools:
         raise ConfigError(
             f'method "{name}": {entry.name} decides for whole epochs, not for each pool, so a '
@@ -169,6 +174,17 @@ def _varied(entry: Method, modifiers: Mapping[str, float | None], name: str) -> 
         summary="; ".join([entry.summary, *(modifier.summary for modifier in chosen)]),
         cost=cost,
     )
+
+
+def _keeping(entry: Method, modifiers: Mapping[str, float | None], name: str) -> Method:
+    """A core-set of another size."""
+    share = modifiers[KEEP]
+    if entry.core_set is None or len(modifiers) > 1 or share is None:
+        known = ", ".join(other for other, it in METHODS.items() if it.core_set is not None)
+        raise ConfigError(
+            f'method "{name}": @{KEEP} goes alone, with methods that choose a core-set: {known}'
+        )
+    return replace(entry, name=name, core_set=replace(entry.core_set, keep=share))
 
 
 FORWARD = "1 forward over the pool"
@@ -390,4 +406,39 @@ _add(
     "Qin et al. 2024 (InfoBatch), arXiv:2303.04947",
     "nothing: losses are those of the training steps",
     plan=InfoBatch,
+)
+
+
+COLEMAN = "Coleman et al. 2020 (SVP), arXiv:1906.11829"
+
+
+def _add_core_set(name: str, by: Criterion, summary: str, source: str) -> None:
+    register(
+        Method(
+            name=name,
+            selector=RandomChoice(),
+            needs=frozenset(),
+            summary=f"plain training on half of the data: {summary}, by a proxy",
+            source=source,
+            cost="nothing per step; 1 small model, 5 passes over the data, before",
+            plan=before_training,
+            core_set=CoreSetSpec(by=by),
+        )
+    )
+
+
+_add_core_set("svp", "entropy", "the highest entropy", COLEMAN)
+_add_core_set("svp-least-confidence", "least-confidence", "the least confident", COLEMAN)
+_add_core_set("svp-margin", "margin", "the smallest margin between two classes", COLEMAN)
+_add_core_set(
+    "svp-forgetting",
+    "forgetting",
+    "the most often forgotten",
+    f"{COLEMAN}; Toneva et al. 2019, arXiv:1812.05159",
+)
+_add_core_set(
+    "svp-k-center",
+    "k-center",
+    "what covers the rest best",
+    f"{COLEMAN}; Sener & Savarese 2018, arXiv:1708.00489",
 )

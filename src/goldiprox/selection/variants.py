@@ -19,9 +19,10 @@ from goldiprox.selection.groups import ClassBalanced, IrreducibleFilter, Stratif
 from goldiprox.selection.sampling import Boltzmann, GumbelTopK
 from goldiprox.selection.selectors import RandomChoice, Selector, TopK
 
-__all__ = ["MODIFIERS", "Modifier", "split_name", "vary"]
+__all__ = ["KEEP", "MODIFIERS", "Modifier", "split_name", "vary"]
 
 FILTERED = "filtered"
+KEEP = "keep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,13 @@ MODIFIERS: dict[str, Modifier] = {
             value="probability of the label below which it is implausible, between 0 and 1",
             valid=lambda value: 0 < value < 1,
             needs=frozenset({"irreducible_B"}),
+        ),
+        Modifier(
+            name=KEEP,
+            summary="a core-set of this size (with svp and its kin, alone)",
+            default=0.5,
+            value="share of the data to keep, above 0 and at most 1",
+            valid=lambda value: 0 < value <= 1,
         ),
     )
 }

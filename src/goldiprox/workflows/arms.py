@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.models.vision import Factory
+from goldiprox.precompute.coreset import CoreSet
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import METHODS, Method, method
 from goldiprox.training.build import build
 from goldiprox.training.loop import Task
 from goldiprox.training.optimization import resolve_device
 
-__all__ = ["UNIFORM_FULL", "Arm", "arm", "require_possible"]
+__all__ = ["UNIFORM_FULL", "Arm", "arm", "core_set_of", "require_possible"]
 
 UNIFORM_FULL = "uniform-full"
 
@@ -71,6 +72,11 @@ def require_possible(config: TrainConfig, task: Task, factory: Factory | None = 
         tokenizer=config.tokenizer,
         max_length=config.max_length,
     )
+
+
+def core_set_of(entry: Method) -> CoreSet | None:
+    """What chooses a method's core-set before a run: its hook, and the maker of its plan."""
+    return None if entry.core_set is None else CoreSet(entry.core_set)
 
 
 def arm(name: str) -> Arm:

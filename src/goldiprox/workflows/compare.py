@@ -26,7 +26,7 @@ from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.loop import CheckpointEvery, Loop, train
 from goldiprox.training.optimization import resolve_device, resolved
-from goldiprox.workflows.arms import Arm, arm, require_possible
+from goldiprox.workflows.arms import Arm, arm, core_set_of, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
@@ -92,6 +92,11 @@ def compare(
         for batch in config.batch:
             planned = config.run(entry.method.name, batch, 0)
             require_possible(planned, entry.task(splits), factory)
+        if config.protocol == "budget" and entry.method.core_set is not None:
+            raise ConfigError(
+                f'method "{entry.name}" trains a proxy before its first step, which reference '
+                "seconds do not count: compare it under --protocol paper, which charges it"
+            )
     needs_table = any(entry.method.needs_irreducible for entry in arms)
     if table is not None and needs_table:
         require_fitting(table, splits)
@@ -118,6 +123,7 @@ def compare(
         title = f"{run.arm.name}, seed {run.config.seed}"
         if len(config.batch) > 1:
             title += f", batch {run.config.batch}"
+        core_set = core_set_of(run.arm.method)
         train(
             run.config,
             run.arm.task(splits),
@@ -133,6 +139,8 @@ def compare(
             ),
             irreducible=table,
             factory=factory,
+            hooks=() if core_set is None else (core_set,),
+            plan=None if core_set is None else core_set.plan,
             checkpoint=checkpoint,
             report=progress.stage(f"[{number}/{len(runs)}] {title}"),
         )

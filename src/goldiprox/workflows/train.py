@@ -20,7 +20,7 @@ from goldiprox.selection.methods import method
 from goldiprox.training.loop import CheckpointEvery, train
 from goldiprox.training.optimization import resolved
 from goldiprox.training.sequence import replay, replay_config
-from goldiprox.workflows.arms import Arm, require_possible
+from goldiprox.workflows.arms import Arm, core_set_of, require_possible
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.sequences import Recording, require_replayable
@@ -107,6 +107,9 @@ def train_one(
     if folder.finished:
         folder.open(manifest)  # refuses another run's folder
     else:
+        core_set = core_set_of(entry.method) if sequence is None else None
+        hooks = () if core_set is None else (core_set,)
+        plan = None if core_set is None else core_set.plan
         train(
             config,
             entry.task(splits),
@@ -114,8 +117,8 @@ def train_one(
             manifest=manifest,
             irreducible=table,
             factory=factory,
-            hooks=() if recording is None else (recording.hook(),),
-            plan=None if sequence is None else replay(sequence),
+            hooks=hooks if recording is None else (*hooks, recording.hook()),
+            plan=plan if sequence is None else replay(sequence),
             checkpoint=checkpoint,
             report=progress.stage(f"{name}, seed {config.seed}"),
         )

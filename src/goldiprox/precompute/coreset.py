@@ -1,0 +1,157 @@
+"""Selection via proxy: a small model is trained first and says which examples to train on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from goldiprox.config import TrainConfig
+from goldiprox.evidence.flops import flops_per_example
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.precompute.data_diet import ScoreConfig, ScoreHook
+from goldiprox.records.ledger import RUN_PHASES, Cost
+from goldiprox.schema import Selection
+from goldiprox.selection.coreset import (
+    PROXY_SCORES,
+    CoreSetSpec,
+    FixedSubset,
+    k_center_greedy,
+    keep_highest,
+)
+from goldiprox.selection.plans import Course, Draw, Plan
+from goldiprox.training.feed import Feeder
+from goldiprox.training.hooks import Hook
+from goldiprox.training.loop import Loop, Trained, train
+
+__all__ = ["CoreSet"]
+
+PROXY_BATCH = 128
+SCORING_BATCH = 512
+
+
+class CoreSet(Hook):
+    """Trains a proxy on a run's training examples before its first step, and keeps a part of them.
+
+    It is a hook and makes the plan of the same run: ``train(..., hooks=(it,), plan=it.plan)``. The
+    proxy's loading, training and scoring are charged to the run, before its first step; a resumed
+    run has its core-set in its checkpoint.
+
+    Source: Coleman et al. 2020 (arXiv:1906.11829).
+
+    Args:
+        spec: the criterion, the share kept, how long the proxy is trained.
+    """
+
+    def __init__(self, spec: CoreSetSpec) -> None:
+        self._spec = spec
+        self._plan: _Later | None = None
+        self._kept_n: Tensor | None = None
+
+    def plan(self, course: Course) -> Plan:
+        """The run's plan: shuffled batches of the core-set."""
+        self._plan = _Later(course)
+        return self._plan
+
+    def started(self, loop: Loop) -> None:
+        """Train the proxy and choose, unless a checkpoint holds the choice."""
+        if self._kept_n is None:
+            self._kept_n = self._choose(loop)
+        assert self._plan is not None
+        self._plan.subset = FixedSubset(self._plan.course, self._kept_n)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The core-set."""
+        return {"kept": self._kept_n}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the same core-set."""
+        self._kept_n = state["kept"]
+
+    def _choose(self, loop: Loop) -> Tensor:
+        """Positions of the core-set, ascending."""
+        spec, examples = self._spec, loop.task.train
+        count = spec.count(len(examples))
+        config = proxy_config(loop.config, examples.store.example_shape, len(examples), spec)
+        hook = ScoreHook(
+            ScoreConfig(scores=("forgetting",), epoch=(spec.epochs,), epochs=spec.epochs)
+        )
+        hooks = (hook,) if spec.by == "forgetting" else ()
+        proxy = train(config, loop.task, hooks=hooks)
+        for phase in RUN_PHASES:
+            loop.ledger.add(phase, proxy.ledger.phases.get(phase, Cost()))
+        if spec.by == "forgetting":
+            scores_N = torch.from_numpy(hook.columns()["forgetting"])
+            return keep_highest(scores_N, examples.ids_N, count)
+        found = _look(loop, proxy, spec)
+        with loop.clock("scoring"):
+            if spec.by == "k-center":
+                return k_center_greedy(found, examples.ids_N, count).sort().values
+            return keep_highest(found, examples.ids_N, count)
+
+
+def proxy_config(
+    learner: TrainConfig, shape: tuple[int, ...], examples: int, spec: CoreSetSpec
+) -> TrainConfig:
+    """The proxy's training run: every example once an epoch, shuffled, nothing chosen.
+
+    Args:
+        learner: settings of the run that the core-set is for; the seed is shared.
+        shape: of one example.
+        examples: how many there are.
+        spec: the core-set.
+    """
+    batch = min(PROXY_BATCH, examples)
+    return TrainConfig(
+        model=learner.resolved_companion(shape),
+        method="uniform",
+        batch=batch,
+        pool=batch,
+        epochs=spec.epochs,
+        lr=learner.lr,
+        weight_decay=learner.weight_decay,
+        precision=learner.precision,
+        device=learner.device,
+        seed=learner.seed,
+        evaluate_every=10**9,  # at the end, for the record; nothing is chosen by it
+    )
+
+
+def _look(loop: Loop, proxy: Trained, spec: CoreSetSpec) -> Tensor:
+    """One pass of the proxy, un-augmented, charged as scoring: scores_N or features_ND."""
+    examples = loop.task.train
+    feeder = Feeder.of(proxy.model, loop.task.preprocess, loop.device)
+    scoring = ScoringPass(proxy.model, batchnorm="running")
+    field = "features_BD" if spec.by == "k-center" else "log_probs_BC"
+    few = feeder(examples, torch.arange(min(8, len(examples))))
+    flops = flops_per_example(proxy.model, few)[0] * len(examples)
+    found = []
+    with loop.clock("scoring", examples=len(examples), flops=flops):
+        for positions_B in torch.arange(len(examples)).split(SCORING_BATCH):
+            evidence = scoring(feeder(examples, positions_B), {field})
+            score = PROXY_SCORES.get(spec.by)
+            found.append(evidence.need(field) if score is None else score(evidence))
+        return torch.cat(found).cpu()
+
+
+class _Later:
+    """A plan that is known once the run has started."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        self.subset: FixedSubset | None = None
+
+    def draw(self, step: int) -> Draw:
+        assert self.subset is not None, "the hook has not been told that the run started"
+        return self.subset.draw(step)
+
+    def observe(self, draw: Draw, chosen: Selection, loss_k: Tensor) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The hook keeps the core-set."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The hook restores the core-set."""
