@@ -52,6 +52,23 @@ def test_entropies_equal_scipy_s_on_random_predictions():
     assert found == pytest.approx(losses - inside, rel=1e-8)
 
 
+def test_bald_agrees_with_an_independent_library():
+    """With baal's (Atighehchian et al. 2020), zero probabilities included."""
+    heuristics = pytest.importorskip(
+        "baal.active.heuristics", reason="baal is not installed", exc_type=ImportError
+    )
+    samples = torch.randn(7, 200, 5, generator=stream(2), dtype=torch.float64).mul(4).softmax(2)
+    samples[:, :20] = torch.nn.functional.one_hot(
+        torch.randint(0, 5, (7, 20), generator=stream(3)), 5
+    ).double()
+    evidence = Evidence(ids_B=torch.arange(200), mc_log_probs_KBC=samples.log())
+    theirs = samples.permute(1, 2, 0).numpy()  # examples, classes, samples
+    found = score.bald(evidence).numpy()
+    assert found == pytest.approx(heuristics.BALD().compute_score(theirs), rel=1e-9, abs=1e-12)
+    entropy = score.predictive_entropy(evidence).numpy()
+    assert entropy == pytest.approx(heuristics.Entropy().compute_score(theirs), rel=1e-9)
+
+
 def test_a_probability_of_zero_is_not_nan():
     evidence = evidence_of([[[0.0, 1.0]], [[0.0, 1.0]]])
     for function in (score.predictive_entropy, score.conditional_entropy, score.bald):

@@ -1,0 +1,142 @@
+"""What choosing costs beyond the passes that a method needs, as a share of a whole step.
+
+Every method that chooses at each step, from pools of 320, 32 of them, on an MLP (784-512-512-10, with
+dropout where a method samples masks). The choice alone (the selector on ready evidence, and the
+look-up of irreducible losses) and a whole step of the reference loop take turns.
+
+Run: python benchmarks/method_overhead.py
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from goldiprox.batch import ids_of
+from goldiprox.config import TrainConfig
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.schema import Evidence
+from goldiprox.seeds import stream
+from goldiprox.selection.joint import sigmoid_pair_losses
+from goldiprox.selection.methods import METHODS, Method, method
+from goldiprox.selection.plans import pools
+from goldiprox.selection.selectors import Selector, StatefulSelector
+from goldiprox.training.loop import Loop
+from step_overhead import make_task
+from timing import interleaved, ratio, timing
+
+POOL, CHOSEN, ROUNDS = 320, 32, 15
+LIMIT = 0.10
+VARIANTS = ("rho-loss@gumbel", "rho-loss@class-balanced", "rho-loss@stratified", "loss@filtered")
+
+
+def fresh(entry: Method) -> Selector:
+    selector = entry.selector
+    return selector.start() if isinstance(selector, StatefulSelector) else selector
+
+
+def choosing(
+    entry: Method, evidence: Evidence, look_up: Callable[[], object]
+) -> Callable[[], object]:
+    """The choice alone, from ready evidence."""
+    selector, steps = fresh(entry), itertools.count()
+
+    def choose() -> None:
+        if entry.needs_irreducible:
+            look_up()
+        selector(evidence, CHOSEN, stream(0, "selection", next(steps)))
+
+    return choose
+
+
+def in_the_loop(name: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The choice, and a step of the reference loop."""
+    entry = method(name)
+    task = make_task((1, 28, 28))
+    model = "mlp-dropout" if "mc_log_probs_KBC" in entry.needs else "mlp"
+    config = TrainConfig(model=model, method=name, epochs=10_000, scoring_precision="float32")
+    table = ScoreTable(
+        ids_N=task.train.ids_N.numpy(),
+        columns={IRREDUCIBLE_LOSS: torch.rand(len(task.train)).numpy()},
+        provenance={},
+    )
+    loop = Loop(config, task, irreducible=table)
+    for _ in range(20):  # gradients of a model that has begun to learn
+        loop.one_step()
+    seen: list[Evidence] = []
+    selector = loop.chooser._selector
+
+    def watch(evidence: Evidence, k: int, generator: torch.Generator) -> object:
+        seen.append(evidence)
+        return selector(evidence, k, generator)
+
+    loop.chooser._selector = watch  # type: ignore[assignment]
+    loop.one_step()
+    loop.chooser._selector = selector
+    ids_B = ids_of((seen[-1].ids_B,))
+    return choosing(entry, seen[-1], lambda: loop.chooser._lookup(ids_B)), loop.one_step
+
+
+def contrastive() -> tuple[Callable[[], object], Callable[[], object]]:
+    """The joint choice, and a step of two towers that it chooses for."""
+
+    def towers() -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(392, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 64)
+            )
+            for _ in range(2)
+        )
+
+    learner, reference = towers(), towers()
+    optimizer = torch.optim.AdamW(learner.parameters())
+    left, right = torch.randn(POOL, 392), torch.randn(POOL, 392)
+
+    def logits(model: nn.ModuleList, rows: torch.Tensor) -> torch.Tensor:
+        return model[0](left[rows]) @ model[1](right[rows]).T
+
+    def evidence() -> Evidence:
+        rows = torch.arange(POOL)
+        with torch.no_grad():
+            return Evidence(
+                ids_B=rows,
+                pair_logits_BB=logits(learner, rows),
+                reference_pair_logits_BB=logits(reference, rows),
+            )
+
+    entry, steps = METHODS["jest"], itertools.count()
+
+    def whole() -> None:
+        chosen = fresh(entry)(evidence(), CHOSEN, stream(0, "selection", next(steps)))
+        loss = sigmoid_pair_losses(logits(learner, chosen.positions_k)).sum() / CHOSEN
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return choosing(entry, evidence(), lambda: None), whole
+
+
+def main() -> None:
+    names = [name for name, entry in METHODS.items() if entry.plan is pools]
+    print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    print(f"{'method':32} {'choice, share of a step':28} {'choice':>32} {'whole step':>32}")
+    over = []
+    for name in [*names, *VARIANTS]:
+        choose, whole = contrastive() if method(name).from_caller else in_the_loop(name)
+        taken = interleaved({"choice": choose, "step": whole}, rounds=ROUNDS, repeats=3)
+        share = ratio(taken["choice"], taken["step"])
+        print(
+            f"{name:32} {share!s:28} {timing(taken['choice'])!s:>32} {timing(taken['step'])!s:>32}"
+        )
+        if share.median > LIMIT:
+            over.append(name)
+    if over:
+        sys.exit(f"more than {LIMIT:.0%} of a step: {', '.join(over)}")
+
+
+if __name__ == "__main__":
+    main()
