@@ -1,7 +1,7 @@
 """What choosing costs beyond the passes that a method needs, as a share of a whole step.
 
-Every method that chooses at each step, from pools of 320, 32 of them, on an MLP (784-512-512-10, with
-dropout where a method samples masks). The choice alone (the selector on ready evidence, and the
+Every method that chooses at each step, from pools of 320, 32 of them, on an MLP (784-512-512-10,
+with dropout where a method samples masks). The choice alone (the selector on ready evidence, and the
 look-up of irreducible losses) and a whole step of the reference loop take turns.
 
 Run: python benchmarks/method_overhead.py
@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from goldiprox.batch import ids_of
 from goldiprox.config import TrainConfig
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import Evidence
@@ -77,8 +76,13 @@ def in_the_loop(name: str) -> tuple[Callable[[], object], Callable[[], object]]:
     loop.chooser._selector = watch  # type: ignore[assignment]
     loop.one_step()
     loop.chooser._selector = selector
-    ids_B = ids_of((seen[-1].ids_B,))
-    return choosing(entry, seen[-1], lambda: loop.chooser._lookup(ids_B)), loop.one_step
+    ids_B = seen[-1].ids_B
+    look_up = loop.chooser._irreducible
+
+    def looked_up() -> object:
+        return None if look_up is None else look_up(ids_B)
+
+    return choosing(entry, seen[-1], looked_up), loop.one_step
 
 
 def contrastive() -> tuple[Callable[[], object], Callable[[], object]]:
