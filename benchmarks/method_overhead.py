@@ -1,8 +1,8 @@
 """What choosing costs beyond the passes that a method needs, as a share of a whole step.
 
 Every method that chooses at each step, from pools of 320, 32 of them, on an MLP (784-512-512-10,
-with dropout where a method samples masks). The choice alone (the selector on ready evidence, and the
-look-up of irreducible losses) and a whole step of the reference loop take turns.
+with dropout where a method samples masks). The choice alone (the selector on ready evidence, and
+the look-up of irreducible losses) and a whole step of the reference loop take turns.
 
 Run: python benchmarks/method_overhead.py
 """

@@ -27,8 +27,8 @@ ALLOWED = {
     "config": {"schema", "selection", "evidence"},
     "training": {"schema", "seeds", "batch", "data", "selection", "evidence", "models", "records",
                  "config"},
-    "precompute": {"schema", "seeds", "batch", "data", "selection", "evidence", "models", "records", "config",
-                   "training"},
+    "precompute": {"schema", "seeds", "batch", "data", "selection", "evidence", "models", "records",
+                   "config", "training"},
     "analysis": {"schema", "seeds", "records"},
     "report": {"schema", "selection", "records", "analysis"},
 }  # fmt: skip

@@ -138,6 +138,8 @@ def _look(loop: Loop, proxy: Trained, spec: CoreSetSpec) -> Tensor:
 class _Later:
     """A plan that is known once the run has started."""
 
+    observes = False
+
     def __init__(self, course: Course) -> None:
         self.course = course
         self.subset: FixedSubset | None = None

@@ -63,6 +63,8 @@ class FixedSubset:
         positions_n: what to train on, positions in the training examples.
     """
 
+    observes = False
+
     def __init__(self, course: Course, positions_n: Tensor) -> None:
         self._positions_n = positions_n
         self._batches = WholeBatches(replace(course, ids_N=course.ids_N[positions_n]))
