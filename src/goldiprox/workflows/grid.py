@@ -80,12 +80,13 @@ def compare_grid(
     """
     progress = progress or Progress()
     irreducible = irreducible or IrreducibleConfig()
-    config = resolved(config)
     found = cells(config, grid)
     arms = [arm(name) for name in config.methods]
+    shape = splits.train.store.example_shape
     for cell in found:
+        settled = resolved(cell.config, shape)
         for entry in arms:
-            planned = cell.config.run(entry.method.name, cell.config.batch[0], 0)
+            planned = settled.run(entry.method.name, settled.batch[0], 0)
             require_possible(planned, entry.task(splits))
     needs_table = any(entry.method.needs_irreducible for entry in arms)
     if table is not None and needs_table:
