@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -15,11 +14,11 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands import data_diet, exchange
+from goldiprox.commands import data_diet, dynamics, exchange
 from goldiprox.commands.shared import Data as _Data
 from goldiprox.commands.shared import Keeping as _Keeping
 from goldiprox.commands.shared import Shown as _Shown
-from goldiprox.commands.shared import console
+from goldiprox.commands.shared import command_line, console
 from goldiprox.commands.shared import splits_of as _splits
 from goldiprox.commands.shared import told as _told
 from goldiprox.commands.shared import wrote as _wrote
@@ -97,7 +96,7 @@ def _compare(
         given: dict[str, Any] = {
             "irreducible": il,
             "table": table,
-            "command": _command(),
+            "command": command_line(),
             "progress": shown,
             "checkpoint": keeping.every(),
         }
@@ -205,12 +204,14 @@ def _irreducible(
 
 
 def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
-    """Make a report from run folders again, or from the folder that compare wrote.
+    """Make a report from run folders again, or from the folder that compare or dynamics wrote.
 
     Args:
-        runs: Run folders, or one output folder of compare.
+        runs: Run folders, or one output folder of compare or dynamics.
         out: Where to write comparison.json and report.html; the compare folder itself by default.
     """
+    if len(runs) == 1 and dynamics.report_dynamics(runs[0]):
+        return
     comparison, page = report_runs(runs, out)
     _print_comparison(comparison)
     _wrote(page)
@@ -233,6 +234,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prune": data_diet.prune,
     "sequence": exchange.sequence,
     "table": exchange.table,
+    "dynamics": dynamics.watch,
     "report": _report,
     "methods": _methods,
 }
@@ -265,10 +267,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str, status: int) -> NoReturn:
     print(f"goldiprox: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-def _command() -> str:
-    return shlex.join(["goldiprox", *sys.argv[1:]])
 
 
 def _print_comparison(comparison: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.subset import splits_for
 
-__all__ = ["Data", "Keeping", "Shown", "console", "splits_of", "told", "wrote"]
+__all__ = ["Data", "Keeping", "Shown", "command_line", "console", "splits_of", "told", "wrote"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,11 @@ class Keeping:
 def splits_of(data: DataConfig) -> Splits:
     """Load a data set and split it, as configured on the command line."""
     return splits_for(DataConfig(**asdict(data)))
+
+
+def command_line() -> str:
+    """The command that was given, for reports."""
+    return shlex.join(["goldiprox", *sys.argv[1:]])
 
 
 def told(result: Mapping[str, object]) -> None:

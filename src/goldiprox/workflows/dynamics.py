@@ -1,0 +1,491 @@
+"""Watch how networks move while they learn: kernel velocity and error barriers along a score.
+
+Parents are trained first, one for each seed, with the labels as published and, where label noise
+was asked for, with noisy ones. Their kept weights serve everything else: EL2N, kernel velocities,
+children that start where a parent was. Each piece is a file of its own, so an interrupted study
+goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goldiprox.analysis.dynamics import (
+    error_barrier,
+    errors_between,
+    example_sets,
+    kernel_velocities,
+    window_starts,
+)
+from goldiprox.analysis.dynamics_summary import summarise_dynamics
+from goldiprox.config import config_hash
+from goldiprox.data.splits import Examples, Splits
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.models.registry import build_model, factory_name, model_factory, parameter_count
+from goldiprox.models.vision import Factory
+from goldiprox.records.files import read_json, write_json
+from goldiprox.records.runs import RunFolder, first_difference, versions
+from goldiprox.records.tables import ScoreTable, Table
+from goldiprox.report.dynamics import write_dynamics_report
+from goldiprox.schema import CheckpointError
+from goldiprox.seeds import derive_seed, stream
+from goldiprox.training.feed import Feeder
+from goldiprox.training.loop import CheckpointEvery, Task, train
+from goldiprox.training.optimization import resolve_device
+from goldiprox.training.trajectory import KeepWeights, load_start, weights_at
+from goldiprox.workflows.arms import require_possible
+from goldiprox.workflows.dynamics_settings import DynamicsConfig
+from goldiprox.workflows.progress import Progress
+
+__all__ = ["dynamics"]
+
+EL2N = "el2n"
+REMEDY = "make one for this data, or leave out --scores to have el2n computed on the way"
+
+EVALUATION_BATCH = 500
+STATISTICS_BATCHES, STATISTICS_BATCH = 10, 250
+"""Training examples on which BatchNorm's statistics are estimated anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """One set of labels.
+
+    Attributes:
+        name: ``clean`` or ``noisy``.
+        splits: the data.
+        examples: what is trained on and scored, with these labels: everything that is not test.
+    """
+
+    name: str
+    splits: Splits
+    examples: Examples
+
+    @property
+    def task(self) -> Task:
+        """For the training loop."""
+        return Task(
+            train=self.examples,
+            evaluation=self.splits.test,
+            preprocess=self.splits.preprocess,
+            num_classes=self.splits.num_classes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Study:
+    config: DynamicsConfig
+    out: Path
+    arms: list[_Arm]
+    factory: Factory | None
+    progress: Progress
+    checkpoint: CheckpointEvery | None
+
+    def parent(self, arm: _Arm, seed: int) -> RunFolder:
+        return RunFolder(self.out / "runs" / f"{arm.name}-{seed}")
+
+    def child(self, seed: int, spawned: int) -> RunFolder:
+        return RunFolder(self.out / "runs" / f"child-{seed}-spawned-{spawned}")
+
+    def blank(self) -> tuple[nn.Module, Feeder]:
+        """A model to load weights into, in evaluation mode, and what feeds it."""
+        task = self.arms[0].task
+        model = build_model(
+            self.factory or model_factory(self.config.model),
+            task.train.store.example_shape,
+            task.num_classes,
+            0,
+        )
+        feeder = Feeder.of(model, task.preprocess, resolve_device(self.config.device))
+        return feeder.place(model).eval(), feeder
+
+
+def dynamics(
+    splits: Splits,
+    config: DynamicsConfig,
+    out: Path,
+    *,
+    scores: Table | None = None,
+    factory: Factory | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+    checkpoint: CheckpointEvery | None = None,
+) -> dict[str, Any]:
+    """Study training dynamics; interrupted, the same call goes on where it stopped.
+
+    Args:
+        splits: the data. Where it has label noise, everything about velocity is done twice: with
+            the published labels and with the noisy ones.
+        config: settings.
+        out: output folder: ``dynamics.json``, ``report.html``, ``runs/``.
+        scores: a table to order the examples by, for the labels that it was made with.
+        factory: the model's factory, if not looked up by name.
+        command: the command line that asked for this, for the report.
+        progress: told what is going on.
+        checkpoint: how often unfinished runs are saved.
+
+    Returns:
+        What ``dynamics.json`` holds.
+
+    Raises:
+        ConfigError: before anything is trained, if settings do not fit together or the data.
+        TableError: likewise, if the table is for other data or labels, or lacks ids or the column.
+        CheckpointError: if ``out`` holds another study.
+    """
+    if factory is not None:
+        config = replace(config, model=factory_name(factory))
+    study = _Study(
+        config=config,
+        out=out,
+        arms=_arms(splits),
+        factory=factory,
+        progress=progress or Progress(),
+        checkpoint=checkpoint,
+    )
+    count = len(splits.full)
+    require_possible(config.training(0), study.arms[0].task, factory)
+    starts = window_starts(count, config.window, config.windows)
+    example_sets(torch.arange(count), config.set_size, torch.Generator())
+    given: dict[str, Table] = {} if scores is None else _given_scores(study, scores)
+    _open(study, splits, scores, command)
+
+    for arm in study.arms:
+        for seed in range(config.seeds):
+            _train_parent(study, arm, seed)
+    tables: dict[str, Table] = {
+        arm.name: given.get(arm.name) or _own_scores(study, arm) for arm in study.arms
+    }
+    orders = {
+        arm.name: _order(tables[arm.name], arm.examples, _column(config, arm, given))
+        for arm in study.arms
+    }
+    for arm in study.arms:
+        for seed in range(config.seeds):
+            _measure_velocity(study, arm, seed, orders[arm.name], starts)
+    for seed in range(config.seeds):
+        for spawned in config.spawn_epochs:
+            _train_child(study, seed, spawned)
+            _measure_barrier(study, seed, spawned, orders["clean"])
+    described = _described(study, tables, orders, starts, given)
+    summary = summarise_dynamics(out, described)
+    write_json(out / "dynamics.json", summary)
+    write_dynamics_report(out)
+    return summary
+
+
+def _arms(splits: Splits) -> list[_Arm]:
+    """Published labels first; noisy ones beside them where there are any."""
+    noisy = splits.full
+    clean = replace(noisy, targets_N=noisy.true_targets_N)
+    arms = [_Arm(name="clean", splits=splits, examples=clean)]
+    if bool(noisy.corrupted_N.any()):
+        arms.append(_Arm(name="noisy", splits=splits, examples=noisy))
+    return arms
+
+
+def _given_scores(study: _Study, table: Table) -> dict[str, Table]:
+    """The table under the name of the arm whose labels it was made with."""
+    first = study.arms[0]
+    table.require(REMEDY, fingerprint=first.splits.dataset.fingerprint)
+    table.column_for(study.config.by, first.examples.ids_N, REMEDY)
+    digest = table.provenance.get("label_digest")
+    for arm in study.arms:
+        if arm.examples.label_digest() == digest:
+            return {arm.name: table}
+    table.require(REMEDY, label_digest=study.arms[-1].examples.label_digest())
+    raise AssertionError("a digest that fits no arm cannot fit the last")
+
+
+def _column(config: DynamicsConfig, arm: _Arm, given: dict[str, Table]) -> str:
+    return config.by if arm.name in given else EL2N
+
+
+def _open(study: _Study, splits: Splits, scores: Table | None, command: str | None) -> None:
+    data = {key: value for key, value in asdict(splits.config).items() if key != "data_dir"}
+    keys = ("fingerprint", "label_digest", "config_hash")
+    settings = _as_json(
+        {
+            "data": data,
+            "fingerprint": splits.dataset.fingerprint,
+            "dynamics": asdict(study.config),
+            "scores": None if scores is None else {k: scores.provenance.get(k) for k in keys},
+        }
+    )
+    file = study.out / "manifest.json"
+    if file.exists():
+        found = read_json(file).get("settings", {})
+        if found != settings:
+            raise CheckpointError(
+                f"{study.out} holds another study ({first_difference(found, settings)}); choose "
+                "another --out, or delete the folder"
+            )
+        return
+    write_json(
+        file,
+        {
+            "settings": settings,
+            "data": splits.describe(),
+            "command": command,
+            "versions": versions(),
+        },
+    )
+
+
+def _train_parent(study: _Study, arm: _Arm, seed: int) -> None:
+    config, folder = study.config, study.parent(arm, seed)
+    velocity = config.velocity_epochs
+    kept = {config.scored_at, *velocity, *(t + 1 for t in velocity), config.epochs}
+    starts = config.spawn_epochs if arm.name == "clean" else []
+    hook = KeepWeights(folder, kept, starts)
+    _run(study, arm, seed, folder, hook, f"{_labels(arm)}, seed {seed}", spawned=None)
+
+
+def _train_child(study: _Study, seed: int, spawned: int) -> None:
+    folder = study.child(seed, spawned)
+    hook = KeepWeights(folder, study.config.barrier_epochs(spawned))
+    title = f"child of seed {seed}, spawned after epoch {spawned}"
+    _run(study, study.arms[0], seed, folder, hook, title, spawned=spawned)
+
+
+def _run(
+    study: _Study,
+    arm: _Arm,
+    seed: int,
+    folder: RunFolder,
+    hook: KeepWeights,
+    title: str,
+    *,
+    spawned: int | None,
+) -> None:
+    if folder.finished:
+        return
+    config = study.config.training(seed)
+    start = None
+    if spawned is not None:
+        # A seed of its own, so that order, augmentation and dropout differ from the parent's.
+        config = replace(config, seed=derive_seed(seed, "child", spawned))
+        start = load_start(study.parent(arm, seed), spawned)
+    data = {k: v for k, v in asdict(arm.splits.config).items() if k != "data_dir"}
+    body = _as_json(
+        {
+            "data": data,
+            "labels": arm.examples.label_digest(),
+            "train": asdict(config),
+            "parent": seed,
+            "spawned": spawned,
+        }
+    )
+    train(
+        config,
+        arm.task,
+        folder=folder,
+        manifest={
+            "config": body,
+            "config_hash": config_hash(body),
+            "data": arm.splits.describe(),
+        },
+        factory=study.factory,
+        hooks=(hook,),
+        start=start,
+        checkpoint=study.checkpoint,
+        report=study.progress.stage(title),
+    )
+
+
+def _own_scores(study: _Study, arm: _Arm) -> ScoreTable:
+    """EL2N of every example, mean over the parents at the scoring epoch."""
+    path = study.out / f"scores-{arm.name}.parquet"
+    if path.exists():
+        return ScoreTable.read(path)
+    report = study.progress.stage(f"{EL2N}, {_labels(arm)}")
+    model, feeder = study.blank()
+    scoring = ScoringPass(model, batchnorm="running")
+    found = []
+    for seed in range(study.config.seeds):
+        model.load_state_dict(weights_at(study.parent(arm, seed), study.config.scored_at))
+        parts = [
+            # The norm of a cross-entropy's gradient with respect to the logits, |p - y|, is EL2N.
+            scoring(feeder(arm.examples, some), {"grad_norm_bound_B"}).need("grad_norm_bound_B")
+            for some in torch.arange(len(arm.examples)).split(EVALUATION_BATCH)
+        ]
+        found.append(torch.cat(parts).double().cpu())
+        report(seed + 1, study.config.seeds, f"seed {seed}")
+    table = ScoreTable(
+        ids_N=arm.examples.ids_N.numpy(),
+        columns={EL2N: torch.stack(found).mean(0).float().numpy()},
+        provenance={
+            "kind": "data-diet",
+            "dataset": arm.splits.dataset.name,
+            "fingerprint": arm.splits.dataset.fingerprint,
+            "label_digest": arm.examples.label_digest(),
+            "model": study.config.model,
+            "epoch": study.config.scored_at,
+            "replicas": study.config.seeds,
+            "versions": versions(),
+        },
+    )
+    table.write(path)
+    return table
+
+
+def _order(table: Table, examples: Examples, column: str) -> Tensor:
+    """Positions in ascending order of the score; ties by id."""
+    scores_N = table.column_for(column, examples.ids_N, REMEDY)
+    by_id = examples.ids_N.argsort(stable=True)
+    return by_id[scores_N[by_id].argsort(stable=True)]
+
+
+def _measure_velocity(
+    study: _Study, arm: _Arm, seed: int, order_N: Tensor, starts: list[int]
+) -> None:
+    """Velocities of all windows of one parent; a window is the unit of resuming."""
+    path = study.out / "velocity" / f"{arm.name}-{seed}.json"
+    rows: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    done = {row["start"] for row in rows}
+    if done.issuperset(starts):
+        return
+    report = study.progress.stage(f"kernel velocity, {_labels(arm)}, seed {seed}")
+    model, feeder = study.blank()
+    folder = study.parent(arm, seed)
+    epochs = study.config.velocity_epochs
+    for number, start in enumerate(starts):
+        if start in done:
+            continue
+        _, inputs, _ = feeder(arm.examples, order_N[start : start + study.config.window])
+        velocities = kernel_velocities(
+            model, inputs, lambda epoch: weights_at(folder, epoch), epochs
+        )
+        values = []
+        for epoch, value in velocities:
+            values.append(value)
+            at = number * len(epochs) + len(values)
+            report(at, len(starts) * len(epochs), f"window {number + 1}, epoch {epoch}")
+        rows.append({"start": start, "velocity": values})
+        write_json(path, rows)
+
+
+def _measure_barrier(study: _Study, seed: int, spawned: int, order_N: Tensor) -> None:
+    """Errors between one parent and one child, at every epoch at which they are compared."""
+    path = study.out / "barrier" / f"{seed}-spawned-{spawned}.json"
+    if path.exists():
+        return
+    config, arm = study.config, study.arms[0]
+    report = study.progress.stage(f"error barrier, seed {seed}, spawned after epoch {spawned}")
+    model, feeder = study.blank()
+    chosen = example_sets(order_N, config.set_size, stream(seed, "dynamics", "random set"))
+    sets = {
+        name: _Batches(feeder, arm.examples, positions, EVALUATION_BATCH)
+        for name, positions in chosen.items()
+    }
+    some = torch.randperm(len(arm.examples), generator=stream(seed, "dynamics", "statistics"))
+    some = some[: STATISTICS_BATCHES * STATISTICS_BATCH]
+    statistics = _Batches(feeder, arm.examples, some, STATISTICS_BATCH)
+    parent, child = study.parent(arm, seed), study.child(seed, spawned)
+    epochs = config.barrier_epochs(spawned)
+    rows = []
+    for number, epoch in enumerate(epochs, start=1):
+        errors = errors_between(
+            model,
+            weights_at(parent, epoch),
+            weights_at(child, epoch),
+            config.alphas,
+            sets,
+            statistics,
+        )
+        rows.append(
+            {
+                "epoch": epoch,
+                "sets": {
+                    name: {"errors": found, "barrier": error_barrier(config.alphas, found)}
+                    for name, found in errors.items()
+                },
+            }
+        )
+        report(number, len(epochs), f"epoch {epoch}")
+    write_json(path, rows)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Un-augmented batches of some examples, again at each call."""
+
+    feeder: Feeder
+    examples: Examples
+    positions: Tensor
+    size: int
+
+    def __call__(self) -> Iterable[tuple[Any, Tensor]]:
+        for some in self.positions.split(self.size):
+            _, inputs, targets_B = self.feeder(self.examples, some)
+            yield inputs, targets_B
+
+
+def _described(
+    study: _Study,
+    tables: dict[str, Table],
+    orders: dict[str, Tensor],
+    starts: list[int],
+    given: dict[str, Table],
+) -> dict[str, Any]:
+    """What the summary says beside what was measured."""
+    config, size = study.config, study.config.window
+    model, feeder = study.blank()
+    arms = []
+    for arm in study.arms:
+        column = _column(config, arm, given)
+        order_N, examples = orders[arm.name], arm.examples
+        scores = tables[arm.name].column_for(column, examples.ids_N[order_N], REMEDY).numpy()
+        wrong = examples.corrupted_N[order_N].double().numpy()
+        arms.append(
+            {
+                "name": arm.name,
+                "share_corrupted": float(wrong.mean()),
+                "score": column,
+                "score_from": "table" if arm.name in given else "own runs",
+                "windows": [
+                    {
+                        "start": start,
+                        "score_mean": float(np.mean(scores[start : start + size], dtype=float)),
+                        "share_corrupted": float(wrong[start : start + size].mean()),
+                    }
+                    for start in starts
+                ],
+            }
+        )
+    return {
+        "dataset": study.arms[0].splits.dataset.name,
+        "examples": len(study.arms[0].examples),
+        "model": {
+            "name": config.model,
+            "parameters": parameter_count(model),
+            "device": str(feeder.device),
+        },
+        "seeds": config.seeds,
+        "epochs": config.epochs,
+        "score_epoch": config.scored_at,
+        "window": size,
+        "set_size": config.set_size,
+        "alphas": config.alphas,
+        "velocity_epochs": config.velocity_epochs,
+        "spawn_epochs": config.spawn_epochs,
+        "arms": arms,
+        "versions": versions(),
+    }
+
+
+def _labels(arm: _Arm) -> str:
+    return "published labels" if arm.name == "clean" else "noisy labels"
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists, as they come back from a file."""
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
