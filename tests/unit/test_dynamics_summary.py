@@ -113,3 +113,10 @@ def test_figures_have_a_line_for_everything_measured():
     svg = barrier_figure(summary, "b")
     assert all(f'id="b-line-{name}"' in svg for name in ("lowest", "random", "highest"))
     assert len(set(epoch_colors([0, 1, 2, 4, 8]).values())) == 5
+
+
+def test_numbers_beside_the_axis_are_not_rounded_away():
+    small = [[0.001, 0.002, 0.003, 0.004, 0.005]]
+    svg = velocity_figure(study(small), arm("clean", small), "v")
+    assert ">0.002<" in svg
+    assert ">0.005<" in svg

@@ -10,6 +10,13 @@ __all__ = ["for_page"]
 _ID = re.compile(r' id="([^"]*)"')
 _REFERENCE = re.compile(r'(?:href="#|url\(#)([^")]*)')
 _KEPT = re.compile(r"(?:line|amortised)-")
+_TAG = re.compile(r"<[^>]*>")
+_LONG = re.compile(r"-?\d+\.\d{3,}")
+
+
+def _shortened(number: re.Match[str]) -> str:
+    """Two digits are a hundredth of a point. In tags only: a number in the text means itself."""
+    return f"{float(number.group()):.2f}"
 
 
 def for_page(svg: str, *, name: str, title: str, description: str) -> str:
@@ -37,7 +44,7 @@ def for_page(svg: str, *, name: str, title: str, description: str) -> str:
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
     body = body.replace("xlink:href=", "href=")
     body = re.sub(r" font-family: [^;\"]*;", "", body)
-    body = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number.group()):.2f}", body)
+    body = _TAG.sub(lambda tag: _LONG.sub(_shortened, tag.group()), body)
     referred = set(_REFERENCE.findall(body))
 
     def rename(match: re.Match[str]) -> str:
