@@ -35,7 +35,9 @@ class LearnerConfig:
 
     model: str = "auto"
     """Model. Images: mlp (auto), mlp-128, mlp-512, mlp-dropout, small-cnn, small-cnn-dropout,
-    resnet18, resnet18-32, resnet18-16. Texts: albert/albert-base-v2 (auto) or any other sequence
+    resnet18, resnet18-32, resnet18-16, vgg11-bn, googlenet, resnet34, resnet50, densenet121,
+    mobilenet-v2, inception-v3 (all for images of about 32x32), resnet18-pretrained,
+    resnet50-pretrained (for large ones). Texts: albert/albert-base-v2 (auto) or any other sequence
     classifier of transformers by hub name or local folder, bag-of-embeddings,
     bag-of-embeddings-dropout, small-transformer. Or package.module:factory called with the shape
     of one example (of texts: max-length and size of the vocabulary) and the number of classes."""

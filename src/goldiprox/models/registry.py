@@ -15,6 +15,7 @@ from goldiprox.models.text import (
     pretrained_classifier,
 )
 from goldiprox.models.vision import VISION_MODELS, Factory, Shape
+from goldiprox.models.zoo import ZOO_MODELS
 from goldiprox.names import import_named
 from goldiprox.schema import ConfigError
 
@@ -34,7 +35,8 @@ def model_factory(name: str, *, text: bool = False) -> Factory:
         ConfigError: if there is no such model, naming the known ones or what failed to import, or
             it is for other examples.
     """
-    known, others = (TEXT_MODELS, VISION_MODELS) if text else (VISION_MODELS, TEXT_MODELS)
+    images = VISION_MODELS | ZOO_MODELS
+    known, others = (TEXT_MODELS, images) if text else (images, TEXT_MODELS)
     if name in known:
         return known[name]
     if name in others:
