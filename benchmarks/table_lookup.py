@@ -50,7 +50,7 @@ def use(path: Path, rows: int) -> None:
         opened.append(time.perf_counter() - started)
     gained = memory() - before
     print(f"opening, two look-ups            {timing(opened)}   target 100 ms")
-    print(f"memory gained by that            {gained / 1e6:8.2f} MB")
+    print(f"peak memory gained by that       {gained / 1e6:8.2f} MB")
     generator = torch.Generator().manual_seed(0)
     seconds = []
     for _ in range(ROUNDS):

@@ -309,6 +309,10 @@ class CompareConfig(LearnerConfig):
     """The budget of --protocol budget, in reference seconds: steps times their cost, calibrated on
     this machine just before."""
 
+    proxy: str | None = None
+    """Add the arm goldiprox: this cheap model runs rho-loss on itself and records the batches it
+    chose, the target trains on them without scoring anything. The proxy's run is charged to it."""
+
     target: float | None = None
     """Accuracy to be reached, 0 to 1; unless given, the best mean accuracy of uniform."""
 

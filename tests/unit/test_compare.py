@@ -17,6 +17,7 @@ from goldiprox.records.steplog import StepLog, StepRecord
 from goldiprox.schema import CheckpointError, ConfigError, Selection
 
 K = 4
+CHARGED = ("irreducible", "rho-loss", "goldiprox")
 DATA = {
     "dataset": "hand",
     "fingerprint": "f" * 64,
@@ -57,6 +58,7 @@ def write_run(tmp_path):
         protocol="paper",
         data=DATA,
         every=10,
+        proxy=None,
     ):
         scored = arm in ("loss", "rho-loss")
         method = "uniform" if arm == "uniform-full" else arm
@@ -68,7 +70,10 @@ def write_run(tmp_path):
                 "config": {"train": {"method": method, "seed": seed, "batch": batch, "pool": None}},
                 "config_hash": "h",
                 "data": data,
-                "irreducible": IRREDUCIBLE if arm in ("irreducible", "rho-loss") else None,
+                "irreducible": IRREDUCIBLE
+                if arm in ("irreducible", "rho-loss", "goldiprox")
+                else None,
+                "proxy": proxy,
                 "reference": reference,
                 "model": {"name": "mlp", "parameters": 5},
             }
@@ -397,3 +402,70 @@ def test_matthews_correlation_is_summarised_where_it_was_recorded(write_run):
     entry = summarise([folder], SETTINGS)["methods"][0]
     assert entry["final_matthews"] == {"mean": 0.5, "std": None, "values": [0.5]}
     assert entry["best_matthews"]["mean"] == 0.6
+
+
+def proxy_note(seed, scale=1):
+    """A proxy evaluated every 20 steps: 0.5 seconds and 7 FLOPs a step, in the first 20 twice."""
+    return {
+        "model": "mlp-128",
+        "method": "rho-loss",
+        "ledger": Ledger({"proxy": Cost(flops=420.0 * scale, seconds=30.0 * scale)}).to_json(),
+        "curve": [
+            {"step": 20, "seconds": 20.0 * scale, "flops": 280.0 * scale},
+            {"step": 40, "seconds": 30.0 * scale, "flops": 420.0 * scale},
+        ],
+        "run": f"../../proxies/goldiprox-{seed}",
+    }
+
+
+@pytest.fixture
+def proxied(write_run):
+    return [
+        write_run("uniform", 0, [0.3, 0.4, 0.5, 0.6]),
+        write_run("rho-loss", 0, [0.3, 0.6, 0.7, 0.7]),
+        write_run("goldiprox", 0, [0.3, 0.5, 0.6, 0.7], proxy=proxy_note(0)),
+    ]
+
+
+def test_a_proxy_is_charged_step_by_step_with_the_irreducible_losses(proxied):
+    entries = by_name(summarise(proxied, {}))
+    goldiprox = entries["goldiprox"]
+    # Training alone: 2 seconds and 100 FLOPs a step. Before it: 10 seconds and 1000 FLOPs.
+    assert [p["seconds"] for p in goldiprox["curve"]] == pytest.approx([20, 40, 60, 80])
+    assert [p["seconds_charged"] for p in goldiprox["curve"]] == pytest.approx([40, 70, 95, 120])
+    assert [p["flops_charged"] for p in goldiprox["curve"]] == pytest.approx(
+        [1000 + 1000 + 140, 2000 + 1000 + 280, 3000 + 1000 + 350, 4000 + 1000 + 420]
+    )
+    # The target, 0.6, comes at step 30.
+    assert goldiprox["seconds_to_target"]["charged"]["mean_curve"] == pytest.approx(95)
+    assert goldiprox["seconds_to_target"]["amortised"]["mean_curve"] == pytest.approx(60)
+    assert goldiprox["seconds_to_target"]["charged"]["values"] == pytest.approx([95])
+    assert goldiprox["speedup_over_uniform"]["seconds_charged"] == pytest.approx(80 / 95)
+    assert goldiprox["speedup_over_uniform"]["seconds_amortised"] == pytest.approx(80 / 60)
+    assert goldiprox["ledger"]["phases"]["proxy"]["seconds"] == 30.0
+    assert "proxy" not in entries["rho-loss"]["ledger"]["phases"]
+
+
+def test_a_comparison_says_what_the_proxy_was(proxied):
+    comparison = summarise(proxied, {})
+    assert comparison["proxy"] == {
+        "model": "mlp-128", "method": "rho-loss", "seconds": 30.0, "flops": 420.0,
+        "rank_correlations": {},
+    }  # fmt: skip
+    assert summarise(proxied[:2], {})["proxy"] is None
+    assert verdict_of(comparison, "goldiprox")["paid"] is False
+
+
+def verdict_of(comparison, name):
+    return next(v for v in comparison["verdicts"] if v["method"] == name)
+
+
+def test_under_a_budget_the_proxys_steps_are_reference_seconds_too(write_run):
+    known = {**reference(2.0, 20.0), "proxy_step_seconds": 0.25}
+    run = write_run("goldiprox", 0, [0.5, 0.6], protocol="budget", reference=known,
+                    proxy=proxy_note(0))  # fmt: skip
+    comparison = summarise([run], SETTINGS)
+    (entry,) = comparison["methods"]
+    assert [p["seconds"] for p in entry["curve"]] == [20.0, 40.0]
+    assert [p["seconds_charged"] for p in entry["curve"]] == [42.5, 65.0]
+    assert comparison["budget_seconds"] == 65.0

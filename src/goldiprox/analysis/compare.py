@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from goldiprox.analysis.correlate import reducible_correlations
 from goldiprox.analysis.verdict import BASELINES, verdicts
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import MARKS, read_steps
+from goldiprox.records.tables import PROBE, ScoreTable
 from goldiprox.schema import ConfigError
 
 __all__ = ["Curves", "RunRecord", "read_run", "summarise"]
@@ -35,8 +37,11 @@ class Curves:
         loss: on the test set, nats.
         matthews: Matthews correlation on the test set; None unless there are two classes.
         seconds: wall seconds of loading, scoring and training (reference seconds under the budget
-            protocol), without the irreducible-loss model.
+            protocol), without the irreducible-loss model and the proxy.
         flops: floating-point operations of the same.
+        seconds_charged: the same with all of the irreducible-loss model, and with as many steps of
+            the proxy as the run had done.
+        flops_charged: likewise.
         marked: by mark (wrong label, low relevance, ...), its share among what was chosen since the
             evaluation before; marks of which nothing is known are left out.
         already_correct: share of what was chosen since then that was classified correctly before
@@ -49,6 +54,8 @@ class Curves:
     loss: Floats
     seconds: Floats
     flops: Floats
+    seconds_charged: Floats
+    flops_charged: Floats
     marked: dict[str, Floats]
     already_correct: Floats
     matthews: Floats | None = None
@@ -72,18 +79,11 @@ class RunRecord:
     ledger: Ledger
     irreducible: Ledger
     irreducible_seconds: float
+    proxy: Ledger
+    probe: Path
     chosen: int
     marked: dict[str, int]
     already_correct: int
-
-    @cached_property
-    def paid_before(self) -> dict[str, float]:
-        """What the irreducible-loss model cost before the first step."""
-        return {
-            "steps": 0.0,
-            "seconds": self.irreducible_seconds,
-            "flops": self.irreducible.total().flops,
-        }
 
 
 def read_run(folder: RunFolder) -> RunRecord:
@@ -103,7 +103,12 @@ def read_run(folder: RunFolder) -> RunRecord:
     if reference is not None:
         seconds = np.array([e["step"] * reference["step_seconds"] for e in evaluations])
         irreducible_seconds = reference["irreducible_seconds"]
+    flops = np.array([e["flops"] for e in evaluations])
     ends = np.array([e["step"] for e in evaluations])
+    proxy = manifest.get("proxy") or {}
+    chosen_for = _paid_along(proxy.get("curve", []), ends)
+    if reference is not None:
+        chosen_for["seconds"] = ends * reference.get("proxy_step_seconds", 0.0)
     chosen = steps["ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
     marked = {mark: steps[mark] for mark in MARKS if not steps[mark].null_count}
     correct = steps["already_correct"].to_numpy()
@@ -119,7 +124,9 @@ def read_run(folder: RunFolder) -> RunRecord:
             accuracy=np.array([e["accuracy"] for e in evaluations]),
             loss=np.array([e["loss"] for e in evaluations]),
             seconds=seconds,
-            flops=np.array([e["flops"] for e in evaluations]),
+            flops=flops,
+            seconds_charged=seconds + irreducible_seconds + chosen_for["seconds"],
+            flops_charged=flops + irreducible.total().flops + chosen_for["flops"],
             marked={
                 mark: _share_between(counts.to_numpy(), chosen, ends)
                 for mark, counts in marked.items()
@@ -130,6 +137,8 @@ def read_run(folder: RunFolder) -> RunRecord:
         ledger=Ledger.from_json(folder.ledger()),
         irreducible=irreducible,
         irreducible_seconds=irreducible_seconds,
+        proxy=Ledger.from_json(proxy.get("ledger", {})),
+        probe=folder.path / PROBE,
         chosen=int(chosen.sum()),
         marked={mark: int(counts.to_numpy().sum()) for mark, counts in marked.items()},
         already_correct=int(correct.sum()),
@@ -139,6 +148,18 @@ def read_run(folder: RunFolder) -> RunRecord:
 def _matthews(evaluations: list[dict[str, Any]]) -> Floats | None:
     values = [e.get("matthews") for e in evaluations]  # runs of before it was measured lack it
     return None if None in values else np.array(values, dtype=np.float64)
+
+
+def _paid_along(curve: list[dict[str, float]], ends: npt.NDArray[Any]) -> dict[str, Floats]:
+    """What a proxy had cost after as many steps as the target has done, at each evaluation.
+
+    It could run just ahead of the target: a step of the one needs a step of the other, no more.
+    """
+    steps = [0.0, *(point["step"] for point in curve)]
+    return {
+        key: np.interp(ends, steps, [0.0, *(point[key] for point in curve)])
+        for key in ("seconds", "flops")
+    }
 
 
 def summarise(
@@ -191,6 +212,7 @@ def summarise(
         "share_marked_in_data": _marks_in_data(first["data"]),
         "weakest_final_accuracy": weakest,
         "irreducible": _describe_irreducible(runs),
+        "proxy": _describe_proxy(runs),
         "methods": methods,
     }
     comparison["verdicts"] = verdicts(comparison)
@@ -279,12 +301,7 @@ def _first_at(accuracy: Floats, target: float | None) -> int | None:
     return int(reached[0]) if reached.size else None
 
 
-def _to_target(
-    group: list[RunRecord],
-    target: float | None,
-    field: str,
-    before: Callable[[RunRecord], float] = lambda _: 0.0,
-) -> dict[str, Any]:
+def _to_target(group: list[RunRecord], target: float | None, field: str) -> dict[str, Any]:
     """Cost at the first evaluation that reaches the target.
 
     ``mean`` and ``std`` are over the seeds that reached it, ``values`` holds null for those that
@@ -294,14 +311,13 @@ def _to_target(
     values: list[float | None] = []
     for run in group:
         index = _first_at(run.curves.accuracy, target)
-        cost = None if index is None else float(getattr(run.curves, field)[index]) + before(run)
+        cost = None if index is None else float(getattr(run.curves, field)[index])
         values.append(cost)
     reached = [v for v in values if v is not None]
     index = _first_at(_mean_curve(group, "accuracy"), target)
     mean_curve = None
     if index is not None:
-        mean_before = float(np.mean([before(run) for run in group]))
-        mean_curve = float(_mean_curve(group, field)[index]) + mean_before
+        mean_curve = float(_mean_curve(group, field)[index])
     return {
         "mean": float(np.mean(reached)) if reached else None,
         "std": float(np.std(reached, ddof=1)) if len(reached) > 1 else None,
@@ -315,7 +331,7 @@ def _charged_and_amortised(
     group: list[RunRecord], target: float | None, field: str
 ) -> dict[str, Any]:
     return {
-        "charged": _to_target(group, target, field, lambda run: run.paid_before[field]),
+        "charged": _to_target(group, target, f"{field}_charged"),
         "amortised": _to_target(group, target, field),
     }
 
@@ -369,27 +385,27 @@ def _curve(group: list[RunRecord]) -> list[dict[str, Any]]:
     """The mean curve, with the spread of the accuracy."""
     length = min(len(run.curves.step) for run in group)
     accuracies = np.array([run.curves.accuracy[:length] for run in group])
-    before = {k: float(np.mean([r.paid_before[k] for r in group])) for k in ("seconds", "flops")}
     known = [mark for mark in MARKS if all(mark in run.curves.marked for run in group)]
     columns = {
         field: _mean_curve(group, field)
-        for field in ("step", "epoch", "seconds", "flops", "loss", *known, "already_correct")
+        for field in (
+            *("step", "epoch", "seconds", "flops", "seconds_charged", "flops_charged"),
+            *("loss", *known, "already_correct"),
+        )
     }
     points = []
     for i in range(length):
         point: dict[str, Any] = {name: float(values[i]) for name, values in columns.items()}
         point["accuracy"] = _spread(list(accuracies[:, i]))
-        point["seconds_charged"] = point["seconds"] + before["seconds"]
-        point["flops_charged"] = point["flops"] + before["flops"]
         points.append(point)
     return points
 
 
 def _mean_ledger(group: list[RunRecord]) -> Ledger:
-    """Mean over seeds, the irreducible-loss model included."""
+    """Mean over seeds, the irreducible-loss model and the proxy included."""
     total = Ledger()
     for run in group:
-        total = total.merged(run.ledger).merged(run.irreducible)
+        total = total.merged(run.ledger).merged(run.irreducible).merged(run.proxy)
     for cost in total.phases.values():
         cost.examples = round(cost.examples / len(group))
         cost.steps = round(cost.steps / len(group))
@@ -406,14 +422,47 @@ def _describe_irreducible(runs: list[RunRecord]) -> dict[str, Any] | None:
     provenance = run.manifest["irreducible"]
     keys = ("model", "made_by", "models", "best", "config_hash")
     known = {key: provenance.get(key) for key in keys}
-    return {**known, "seconds": run.irreducible_seconds, "flops": run.paid_before["flops"]}
+    return {**known, "seconds": run.irreducible_seconds, "flops": run.irreducible.total().flops}
+
+
+def _describe_proxy(runs: list[RunRecord]) -> dict[str, Any] | None:
+    """The proxy, what it cost, and how its order of examples compares with the target's.
+
+    ``replayed`` is the target that trained on its batches, ``direct`` the one that chose for
+    itself by the same method; each with the proxy of the same seed and batch.
+    """
+    replayed = [run for run in runs if run.manifest.get("proxy")]
+    if not replayed:
+        return None
+    note = replayed[0].manifest["proxy"]
+    found: dict[str, Any] = {
+        "model": note["model"],
+        "method": note["method"],
+        "seconds": float(np.mean([run.proxy.total().seconds for run in replayed])),
+        "flops": float(np.mean([run.proxy.total().flops for run in replayed])),
+        "rank_correlations": {},
+    }
+    proxies = {
+        (run.seed, run.batch): run.probe.parent / run.manifest["proxy"]["run"] / PROBE
+        for run in replayed
+    }
+    for name, arm in (("replayed", replayed[0].arm), ("direct", note["method"])):
+        pairs = [
+            (proxies[run.seed, run.batch], run.probe)
+            for run in runs
+            if run.arm == arm and (run.seed, run.batch) in proxies
+        ]
+        if pairs and all(path.exists() for pair in pairs for path in pair):
+            one, other = ([ScoreTable.read(p) for p in paths] for paths in zip(*pairs, strict=True))
+            found["rank_correlations"][name] = reducible_correlations(one, other)
+    return found
 
 
 def _budget_seconds(runs: list[RunRecord]) -> float | None:
     """Reference seconds that every run of a budget had, its irreducible-loss model included."""
     if runs[0].manifest.get("reference") is None:
         return None
-    return max(float(run.curves.seconds[-1]) + run.irreducible_seconds for run in runs)
+    return max(float(run.curves.seconds_charged[-1]) for run in runs)
 
 
 def _noise_in_data(data: dict[str, Any]) -> float:

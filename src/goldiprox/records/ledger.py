@@ -16,10 +16,13 @@ __all__ = ["CHARGED_PHASES", "IRREDUCIBLE_PHASES", "PHASES", "Clock", "Cost", "L
 IRREDUCIBLE_PHASES = ("irreducible-training", "irreducible-scoring")
 """Paid once, before the first step, by methods that need irreducible losses."""
 
+PROXY_PHASE = "proxy"
+"""Paid by a run that replays what a proxy chose: all of the proxy's run."""
+
 RUN_PHASES = ("loading", "scoring", "training")
 """Paid at every step."""
 
-CHARGED_PHASES = IRREDUCIBLE_PHASES + RUN_PHASES
+CHARGED_PHASES = (*IRREDUCIBLE_PHASES, PROXY_PHASE, *RUN_PHASES)
 """What a speedup charges. Evaluation and the writing of records are kept out of it."""
 
 PHASES = (*CHARGED_PHASES, "evaluation", "records")

@@ -23,9 +23,13 @@ from torch import Tensor
 from goldiprox.records.files import whole_file
 from goldiprox.schema import TableError, id_list
 
-__all__ = ["IRREDUCIBLE_LOSS", "Lookup", "ScoreTable", "Table"]
+__all__ = ["IRREDUCIBLE_LOSS", "PROBE", "Lookup", "ScoreTable", "Table"]
 
 IRREDUCIBLE_LOSS = "irreducible_loss"
+
+PROBE = "probe.parquet"
+"""In a run's folder: losses of a part of the training set after each epoch."""
+
 METADATA_KEY = b"goldiprox"
 FORMAT = 1
 

@@ -40,6 +40,7 @@ KNOWN = {
     "uniform-full": MethodStyle("#3d4248", "s", (0, (5, 2))),
     "rho-loss": MethodStyle("#c8500a", "D", "-", 2.2),
     "loss": MethodStyle("#0072b2", "^"),
+    "goldiprox": MethodStyle("#d4a100", "*", "-", 2.2),
     "irreducible": MethodStyle("#009e73", "v", (0, (7, 2, 1, 2))),
 }
 """Greys for the two baselines, the accent for RHO-LOSS; from Okabe and Ito's palette, which is
@@ -57,6 +58,7 @@ OTHERS = (
 PHASE_LOOKS: dict[str, tuple[str, str]] = {
     "irreducible-training": ("#6d4a8f", "irreducible-loss model"),
     "irreducible-scoring": ("#b59ccb", "its scoring pass"),
+    "proxy": ("#8a9a2b", "the proxy's run"),
     "loading": ("#c9ccd1", "loading"),
     "scoring": ("#e2a13c", "scoring, choosing"),
     "training": ("#2f6f9f", "training"),

@@ -19,6 +19,7 @@ from goldiprox.report.tables import (
     known_marks,
     ledger_table,
     method_table,
+    proxy_table,
     seed_table,
 )
 
@@ -109,6 +110,8 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
         seed_columns=seed_columns,
         seed_rows=seed_rows,
         batches=batch_table(comparison),
+        proxy=comparison.get("proxy"),
+        correlations=proxy_table(comparison),
         ledgers=[(entry, ledger_table(entry)) for entry in comparison["methods"]],
         figures=_figures(comparison),
         cost=cost_figure(comparison, "cost"),

@@ -9,7 +9,16 @@ from typing import Any
 from goldiprox.records.ledger import CHARGED_PHASES
 from goldiprox.report import formats
 
-__all__ = ["Cell", "Column", "Row", "batch_table", "ledger_table", "method_table", "seed_table"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Row",
+    "batch_table",
+    "ledger_table",
+    "method_table",
+    "proxy_table",
+    "seed_table",
+]
 
 Comparison = dict[str, Any]
 Entry = dict[str, Any]
@@ -17,6 +26,7 @@ Entry = dict[str, Any]
 PHASE_NAMES = {
     "irreducible-training": "irreducible-loss model: training",
     "irreducible-scoring": "irreducible-loss model: scoring the data",
+    "proxy": "proxy: its whole run",
     "loading": "loading",
     "scoring": "scoring pools and choosing",
     "training": "training",
@@ -267,6 +277,43 @@ def batch_table(comparison: Comparison) -> tuple[list[Column], list[Row]] | None
             text = formats.accuracy_spread(spread)
             cells.append(Cell(key=f"batch-{batch}", text=text, value=spread["mean"], note=note))
         rows.append(Row(name=entry["method"], cells=cells))
+    return columns, rows
+
+
+COMPARED = {
+    "replayed": "the target that replays it",
+    "direct": "the target that chooses for itself",
+}
+
+
+def proxy_table(comparison: Comparison, most: int = 8) -> tuple[list[Column], list[Row]] | None:
+    """Rank correlation of the proxy's and the target's reducible losses along training.
+
+    Args:
+        comparison: what ``comparison.json`` holds.
+        most: so many epochs at most, evenly chosen, the first and the last among them.
+
+    Returns:
+        Columns (epochs) and rows; None where no proxy was compared.
+    """
+    found = (comparison.get("proxy") or {}).get("rank_correlations") or {}
+    epochs = sorted({point["epoch"] for points in found.values() for point in points})
+    if not epochs:
+        return None
+    if len(epochs) > most:
+        epochs = [epochs[round(i * (len(epochs) - 1) / (most - 1))] for i in range(most)]
+    columns = [Column(key=f"epoch-{e}", heading=f"{e:,}", group="epoch") for e in epochs]
+    rows = []
+    for name, points in found.items():
+        by_epoch = {point["epoch"]: point for point in points}
+        cells = []
+        for epoch in epochs:
+            point = by_epoch.get(epoch) or {"mean": None, "std": None}
+            text = formats.DASH if point["mean"] is None else f"{point['mean']:.2f}"
+            if point["std"] is not None:
+                text += f" ± {point['std']:.2f}"
+            cells.append(Cell(key=f"epoch-{epoch}", text=text, value=point["mean"]))
+        rows.append(Row(name=COMPARED[name], cells=cells))
     return columns, rows
 
 

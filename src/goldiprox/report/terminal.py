@@ -60,7 +60,7 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
             formats.flops(entry["flops_to_target"]["charged"]["mean_curve"]),
             *(formats.accuracy(entry["selected_share"][mark]) for mark in marks),
         )
-    table.caption = "* with the irreducible-loss model and the scoring charged; over uniform"
+    table.caption = "* irreducible-loss model, scoring and proxy charged; speedups are over uniform"
     return table
 
 

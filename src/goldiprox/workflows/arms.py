@@ -14,9 +14,20 @@ from goldiprox.training.build import build
 from goldiprox.training.loop import Task
 from goldiprox.training.optimization import resolve_device
 
-__all__ = ["UNIFORM_FULL", "Arm", "arm", "core_set_of", "require_possible"]
+__all__ = [
+    "GOLDIPROX",
+    "UNIFORM_FULL",
+    "Arm",
+    "arm",
+    "core_set_of",
+    "goldiprox_arm",
+    "require_possible",
+]
 
 UNIFORM_FULL = "uniform-full"
+
+GOLDIPROX = "goldiprox"
+"""The arm that replays what a proxy chose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +36,20 @@ class Arm:
 
     Attributes:
         name: as shown; a method's name, or ``uniform-full``.
-        method: how it chooses.
+        method: how it chooses; with a proxy, how that one does.
         full: whether it trains on the holdout data too, being in no need of a holdout.
+        proxy: the model that chooses for it and records its choice; None where it chooses itself.
     """
 
     name: str
     method: Method
     full: bool = False
+    proxy: str | None = None
+
+    @property
+    def trained_with(self) -> str:
+        """The method of its own runs: a replay scores nothing."""
+        return self.method.name if self.proxy is None else "uniform"
 
     @property
     def folder(self) -> str:
@@ -77,6 +95,11 @@ def require_possible(config: TrainConfig, task: Task, factory: Factory | None = 
 def core_set_of(entry: Method) -> CoreSet | None:
     """What chooses a method's core-set before a run: its hook, and the maker of its plan."""
     return None if entry.core_set is None else CoreSet(entry.core_set)
+
+
+def goldiprox_arm(proxy: str) -> Arm:
+    """The arm whose batches a proxy chooses by reducible loss (Mindermann et al. 2021)."""
+    return Arm(name=GOLDIPROX, method=METHODS["rho-loss"], proxy=proxy)
 
 
 def arm(name: str) -> Arm:

@@ -16,6 +16,7 @@ from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
+from goldiprox.precompute.coreset import CoreSet
 from goldiprox.precompute.irreducible import parts_of, require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Ledger
@@ -23,18 +24,25 @@ from goldiprox.records.runs import RunFolder, first_difference
 from goldiprox.records.tables import Table
 from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
+from goldiprox.selection.plans import PlanFactory
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.loop import CheckpointEvery, Loop, train
 from goldiprox.training.optimization import resolve_device, resolved
-from goldiprox.workflows.arms import Arm, arm, core_set_of, require_possible
+from goldiprox.training.probe import LossProbe
+from goldiprox.training.sequence import replay
+from goldiprox.workflows.arms import Arm, arm, core_set_of, goldiprox_arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.proxy import Recorded, proxy_config, record_with_proxy, require_proxy
 from goldiprox.workflows.train import run_manifest
 
 __all__ = ["compare", "comparison_settings", "open_comparison"]
 
 EVALUATIONS_IN_BUDGET = 20
+
+PROXIES = "proxies"
+"""Folder for the runs of the proxy; they are no line of the comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +96,14 @@ def compare(
     progress = progress or Progress()
     irreducible = irreducible or IrreducibleConfig()
     arms = [arm(name) for name in config.methods]
+    if config.proxy is not None:
+        arms.append(goldiprox_arm(config.proxy))
     for entry in arms:
         for batch in config.batch:
-            planned = config.run(entry.method.name, batch, 0)
+            planned = config.run(entry.trained_with, batch, 0)
             require_possible(planned, entry.task(splits), factory)
+            if entry.proxy is not None:
+                require_proxy(entry, planned, splits)
         if config.protocol == "budget" and entry.method.core_set is not None:
             raise ConfigError(
                 f'method "{entry.name}" trains a proxy before its first step, which reference '
@@ -124,6 +136,18 @@ def compare(
         if len(config.batch) > 1:
             title += f", batch {run.config.batch}"
         core_set = core_set_of(run.arm.method)
+        recorded = None
+        if run.arm.proxy is not None:
+            assert table is not None
+            recorded = record_with_proxy(
+                splits,
+                run.arm,
+                run.config,
+                table,
+                RunFolder(out / PROXIES / run.folder.path.name),
+                checkpoint=checkpoint,
+                report=progress.stage(f"[{number}/{len(runs)}] {run.arm.proxy} for {title}"),
+            )
         train(
             run.config,
             run.arm.task(splits),
@@ -136,11 +160,16 @@ def compare(
                 protocol=config.protocol,
                 reference=_reference(run, table, costs),
                 processes=processes,
+                sequence=None if recorded is None else recorded.sequence,
+                proxy=None if recorded is None else recorded.note,
             ),
             irreducible=table,
             factory=factory,
-            hooks=() if core_set is None else (core_set,),
-            plan=None if core_set is None else core_set.plan,
+            hooks=(
+                *(() if core_set is None else (core_set,)),
+                *_probes(run, config, splits, table),
+            ),
+            plan=_plan_of(core_set, recorded),
             checkpoint=checkpoint,
             report=progress.stage(f"[{number}/{len(runs)}] {title}"),
         )
@@ -205,17 +234,18 @@ def _plan(
     for seed in range(config.seeds):
         for entry in arms:
             for batch in config.batch:
-                run = config.run(entry.method.name, batch, seed)
+                run = config.run(entry.trained_with, batch, seed)
                 name = f"{entry.folder}-{seed}"
                 if costs is not None:
                     assert config.seconds is not None
                     before = _paid_before(entry, table, costs)
-                    steps = math.floor((config.seconds - before) / costs[_kind(entry, batch)])
+                    step_seconds = _step_seconds(entry, batch, costs)
+                    steps = math.floor((config.seconds - before) / step_seconds)
                     if steps < 1:
                         raise ConfigError(
                             f"--seconds {config.seconds:g} is too little for {entry.name}: its "
                             f"irreducible-loss model takes {before:.3g} reference seconds and one "
-                            f"step {costs[_kind(entry, batch)]:.3g}; raise --seconds"
+                            f"step {step_seconds:.3g}; raise --seconds"
                         )
                     run = replace(
                         run,
@@ -228,20 +258,53 @@ def _plan(
     return runs
 
 
+def _probes(
+    run: _Run, config: CompareConfig, splits: Splits, table: Table | None
+) -> tuple[LossProbe, ...]:
+    """What the proxy is to be held against: the target that replays it, and the one that chooses.
+
+    The latter by the proxy's method; other arms are not looked at.
+    """
+    if config.proxy is None or table is None or run.arm.full:
+        return ()
+    compared = run.arm.proxy is not None or run.arm.name == goldiprox_arm(config.proxy).method.name
+    return (LossProbe(run.folder.path, splits.train, table),) if compared else ()
+
+
+def _plan_of(core_set: CoreSet | None, recorded: Recorded | None) -> PlanFactory | None:
+    """Where a run's draws come from, if not from the method itself."""
+    if recorded is not None:
+        return replay(recorded.sequence)
+    return None if core_set is None else core_set.plan
+
+
 def _reference(
     run: _Run, table: Table | None, costs: dict[str, float] | None
 ) -> dict[str, float] | None:
     """Reference seconds of a budget run: what was paid before, and per step."""
     if costs is None:
         return None
-    return {
+    reference = {
         "irreducible_seconds": _paid_before(run.arm, table, costs),
         "step_seconds": costs[_kind(run.arm, run.config.batch)],
     }
+    if run.arm.proxy is not None:
+        reference["proxy_step_seconds"] = costs[_proxy_kind(run.arm, run.config.batch)]
+    return reference
 
 
 def _kind(entry: Arm, batch: int) -> str:
     return f"{entry.name} step, batch {batch}"
+
+
+def _proxy_kind(entry: Arm, batch: int) -> str:
+    return f"{entry.proxy} choosing for {entry.name}, step, batch {batch}"
+
+
+def _step_seconds(entry: Arm, batch: int, costs: dict[str, float]) -> float:
+    """Reference seconds of a step, the proxy's included: it has to make one for each."""
+    own = costs[_kind(entry, batch)]
+    return own if entry.proxy is None else own + costs[_proxy_kind(entry, batch)]
 
 
 IRREDUCIBLE_STEP = "irreducible-loss model, step"
@@ -280,9 +343,12 @@ def _calibrate(
     kinds: dict[str, Callable[[], object]] = {}
     for entry in arms:
         for batch in config.batch:
-            run = config.run(entry.method.name, batch, 0)
+            run = config.run(entry.trained_with, batch, 0)
             loop = Loop(run, entry.task(splits), irreducible=table, factory=factory)
-            kinds[_kind(entry, batch)] = loop.one_step
+            kinds[_kind(entry, batch)] = loop.one_step  # of a replay: uniform's work is the same
+            if entry.proxy is not None:
+                chooser = Loop(proxy_config(entry, run), entry.task(splits), irreducible=table)
+                kinds[_proxy_kind(entry, batch)] = chooser.one_step
     if table is not None and (out / "irreducible").exists():
         first = parts_of(splits)[0].task  # under halves both models are alike
         settings = irreducible.training(table.provenance["model"], len(first.train))

@@ -11,6 +11,7 @@ from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder
 from goldiprox.report.html import write_report
 from goldiprox.schema import ConfigError
+from goldiprox.workflows.arms import GOLDIPROX
 from goldiprox.workflows.grid import grid_of
 
 __all__ = ["report_runs"]
@@ -40,7 +41,7 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> tuple[dict[st
         settings = read_json(home / "manifest.json")["settings"]
         target = settings["compare"]["target"]
         folders = [RunFolder(p) for p in sorted((home / "runs").iterdir()) if p.is_dir()]
-        order = settings["compare"]["methods"]
+        order = [*settings["compare"]["methods"], GOLDIPROX]
         folders.sort(key=lambda folder: order.index(folder.manifest()["arm"]))
         out = out or home
     if not folders:

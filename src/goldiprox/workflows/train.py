@@ -159,6 +159,7 @@ def run_manifest(
     reference: dict[str, float] | None = None,
     sequence: BatchSequence | None = None,
     recorded: bool = False,
+    proxy: dict[str, Any] | None = None,
     processes: int = 1,
 ) -> dict[str, Any]:
     """What identifies a run, and what reading it back needs."""
@@ -180,6 +181,7 @@ def run_manifest(
         "data": splits.describe(),
         "irreducible": None if table is None else dict(table.provenance),
         "reference": reference,
+        "proxy": proxy,
         "sequence": None if sequence is None else [part.provenance for part in sequence.parts],
         "processes": processes,
     }
