@@ -70,9 +70,7 @@ def write_run(tmp_path):
                 "config": {"train": {"method": method, "seed": seed, "batch": batch, "pool": None}},
                 "config_hash": "h",
                 "data": data,
-                "irreducible": IRREDUCIBLE
-                if arm in ("irreducible", "rho-loss", "goldiprox")
-                else None,
+                "irreducible": IRREDUCIBLE if arm in CHARGED else None,
                 "proxy": proxy,
                 "reference": reference,
                 "model": {"name": "mlp", "parameters": 5},
