@@ -13,7 +13,7 @@ from goldiprox.schema import ConfigError, Evidence
 from goldiprox.seeds import stream
 from goldiprox.selection.calibrated import CalibratedReducibleLoss, fit_sharpness
 from goldiprox.selection.functions import reducible_loss
-from goldiprox.selection.joint import JointChoice, _AddedSigmoid, _AddedSoftmax
+from goldiprox.selection.joint import JointChoice, _AddedSigmoid, _AddedSoftmax, sigmoid_pair_losses
 from goldiprox.selection.methods import method
 from goldiprox.selection.robust import ClassRobust, class_irreducible_losses
 from goldiprox.selection.selectors import TopK, keyed_uniform
@@ -45,7 +45,7 @@ def expert_loss(irreducible, label, expert, classes, emphasis):
 def reducr_reference(pools, k, rate, emphasis, smoothing, classes):
     """Algorithm 1, one example and one class at a time; the chosen ids and the weights."""
     weights = [1 / classes] * classes
-    running = [None] * classes
+    sums, counts = [0.0] * classes, [0.0] * classes
     history = []
     for pool in pools:
         losses = (-pool.log_probs_BC.double()).tolist()
@@ -66,13 +66,11 @@ def reducr_reference(pools, k, rate, emphasis, smoothing, classes):
         own = [losses[i][labels[i]] for i in range(len(labels))]
         for c in range(classes):
             mine = [own[i] for i in range(len(labels)) if labels[i] == c]
-            if mine:
-                now = sum(mine) / len(mine)
-                past = now if running[c] is None else running[c]
-                running[c] = smoothing * past + (1 - smoothing) * now
+            sums[c] = smoothing * sums[c] + sum(mine)
+            counts[c] = smoothing * counts[c] + len(mine)
         gains = []
         for c in range(classes):
-            class_loss = sum(own) / len(own) if running[c] is None else running[c]
+            class_loss = sums[c] / counts[c] if counts[c] else sum(own) / len(own)
             gains.append(sum(excess[i][c] for i in order) - class_loss)
         weights = [w * math.exp(-rate * g) for w, g in zip(weights, gains, strict=True)]
         weights = [w / sum(weights) for w in weights]
@@ -162,7 +160,10 @@ def joint_learnability(learner, reference, chosen, kind):
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_what_a_candidate_adds_is_the_growth_of_the_joint_loss(kind):
     logits = torch.randn(9, 9, generator=stream(0), dtype=torch.float64) * 2
-    added = (_AddedSigmoid if kind == "sigmoid" else _AddedSoftmax)(logits)
+    if kind == "sigmoid":
+        added = _AddedSigmoid(sigmoid_pair_losses(logits))
+    else:
+        added = _AddedSoftmax(logits)
     chosen = []
     for drawn in ([], [4], [0, 7], [2]):
         if drawn:
@@ -315,6 +316,7 @@ def test_a_pool_is_scored_at_the_temperature_of_those_before():
     second, _ = over_confident(1)
     chosen = selector(second, 32, stream(0))
     scaled = (math.exp(before) * second.log_probs_BC.double()).log_softmax(1)
+    assert before == pytest.approx(float(torch.tensor(before).float()))
     expected = -scaled.gather(1, second.targets_B[:, None])[:, 0] - second.irreducible_B
     assert torch.allclose(chosen.scores_B.double(), expected, atol=1e-5)
 

@@ -16,7 +16,7 @@ __all__ = ["CalibratedReducibleLoss", "fit_sharpness"]
 BOUNDS = (0.02, 50.0)
 """Of the sharpness: a temperature between 0.02 and 50."""
 
-FIRST_STEPS, LATER_STEPS = 10, 2
+FIRST_STEPS, LATER_STEPS = 10, 1
 """Newton steps on the first pool, and on every later one, which starts near the minimum."""
 
 
@@ -38,8 +38,9 @@ def fit_sharpness(log_probs_BC: Tensor, targets_B: Tensor, start: Tensor, *, ste
     for _ in range(steps):
         sharpness = log_sharpness.exp()
         probs_BC = (sharpness * finite_BC).softmax(1)
-        mean_B = (probs_BC * finite_BC).sum(1)
-        variance_B = (probs_BC * finite_BC.square()).sum(1) - mean_B.square()
+        weighted_BC = probs_BC * finite_BC
+        mean_B = weighted_BC.sum(1)
+        variance_B = (weighted_BC * finite_BC).sum(1) - mean_B.square()
         slope = sharpness * (mean_B - label_B).mean()
         # The curvature in the logarithm; its indefinite part is left out far from the minimum.
         curvature = sharpness.square() * variance_B.mean() + slope.clamp(min=0.0)
@@ -90,24 +91,19 @@ class CalibratedReducibleLoss:
             evidence.ids_B,
             "calibrated reducible loss",
         )
-        # In the order of ids: sums over the pool must not depend on the pool's order.
-        by_id_B = evidence.ids_B.argsort()
-        ids_B = evidence.ids_B[by_id_B]
-        log_probs_BC = evidence.need("log_probs_BC")[by_id_B].double()
-        targets_B = evidence.need("targets_B")[by_id_B]
-        irreducible_B = evidence.need("irreducible_B")[by_id_B].double()
         if len(evidence) == 0:
-            return Selection.of(evidence.ids_B, by_id_B, scores_B=irreducible_B.float())
+            return Selection.of(evidence.ids_B, evidence.ids_B)
+        log_probs_BC = evidence.need("log_probs_BC").double()
+        targets_B = evidence.need("targets_B")
         past = self.log_sharpness
         start = log_probs_BC.new_zeros(()) if past is None else past.to(log_probs_BC.device)
         steps = FIRST_STEPS if past is None else LATER_STEPS
         now = fit_sharpness(log_probs_BC, targets_B, start.exp(), steps=steps).log()
-        used = now if past is None else start
+        # Rounded: the last digits of a sum over the pool depend on the pool's order.
+        used = now.float().double() if past is None else start
         sharp_BC = (used.exp() * log_probs_BC).log_softmax(1)
         loss_B = -sharp_BC.gather(1, targets_B.unsqueeze(1)).squeeze(1)
-        scores_B = loss_B - irreducible_B
-        self.log_sharpness = used + (1.0 - self.smoothing) * (now - used)
-        positions_k = by_id_B[top_k(scores_B, ids_B, k)]
-        back_B = torch.empty_like(scores_B)
-        back_B[by_id_B] = scores_B
-        return Selection.of(evidence.ids_B, positions_k, scores_B=back_B.float())
+        scores_B = (loss_B - evidence.need("irreducible_B")).float()
+        self.log_sharpness = (used + (1.0 - self.smoothing) * (now - used)).float().double()
+        positions_k = top_k(scores_B, evidence.ids_B, k)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)

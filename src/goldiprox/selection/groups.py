@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,20 +39,16 @@ def round_robin(groups_B: Tensor, scores_B: Tensor, ids_B: Tensor, k: int) -> Te
     Returns:
         positions_k. If the last round cannot serve every group, the higher scores are served.
     """
-    size = ids_B.shape[0]
-    order_B = ids_B.argsort()
-    order_B = order_B[scores_B[order_B].argsort(descending=True, stable=True)]
-    order_B = order_B[groups_B[order_B].argsort(stable=True)]
-    sorted_groups = groups_B[order_B]
+    require_at_most(k, ids_B.shape[0])
+    best_first_B = ids_B.argsort()
+    best_first_B = best_first_B[scores_B[best_first_B].argsort(descending=True, stable=True)]
+    by_group_B = best_first_B[groups_B[best_first_B].argsort(stable=True)]
+    sorted_groups = groups_B[by_group_B]
     starts = torch.searchsorted(sorted_groups, sorted_groups, right=False)
-    round_B = torch.empty_like(order_B)
-    round_B[order_B] = torch.arange(size, device=ids_B.device) - starts
-    # Rounds first, then score: bring the scores into the open interval between two rounds.
-    best_first_B = torch.empty(size, dtype=torch.float64, device=ids_B.device)
-    ranked_B = scores_B.argsort(descending=True, stable=True)
-    best_first_B[ranked_B] = torch.arange(size, device=ids_B.device, dtype=torch.float64)
-    tied_B = torch.searchsorted(-scores_B[ranked_B], -scores_B, right=False)
-    return top_k(-(round_B * (size + 1) + tied_B).double(), ids_B, k)
+    round_B = torch.empty_like(by_group_B)
+    round_B[by_group_B] = torch.arange(len(by_group_B), device=ids_B.device) - starts
+    # Rounds first; within a round the order of the scores stays.
+    return best_first_B[round_B[best_first_B].argsort(stable=True)[:k]]
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,7 @@ class IrreducibleFilter:
         if kept.numel() < k:
             kept = top_k(-losses_B, evidence.ids_B, k)
         chosen = self.selector(evidence.at(kept), k, generator)
-        weights_k = chosen.weights_k if chosen.weighted else None
-        return Selection.of(evidence.ids_B, kept[chosen.positions_k], weights_k)
+        return replace(chosen, positions_k=kept[chosen.positions_k], scores_B=None)
 
 
 def _remembers(selector: Selector) -> TypeGuard[StatefulSelector]:
@@ -170,34 +167,43 @@ class DiverseGradients:
         require_at_most(k, len(evidence))
         # In the order of ids, so that the order of the pool does not matter.
         by_id_B = evidence.ids_B.argsort()
-        errors_BC = evidence.need("log_probs_BC")[by_id_B].double().exp()
-        targets_B = evidence.need("targets_B")[by_id_B]
-        errors_BC = errors_BC - torch.nn.functional.one_hot(targets_B, errors_BC.shape[1])
-        features_BD = evidence.need("features_BD")[by_id_B].double()
+        probs_BC = evidence.need("log_probs_BC")[by_id_B].exp()
+        targets_B1 = evidence.need("targets_B")[by_id_B].unsqueeze(1)
+        errors_BC = probs_BC.scatter_add(1, targets_B1, -torch.ones_like(probs_BC[:, :1]))
+        features_BD = evidence.need("features_BD")[by_id_B].to(errors_BC.dtype)
         gram_BB = (errors_BC @ errors_BC.T) * (features_BD @ features_BD.T + 1.0)
         require_finite(gram_BB.diagonal(), evidence.ids_B[by_id_B], "last-layer gradient")
-        return Selection.of(evidence.ids_B, by_id_B[_greedy(gram_BB, k)])
+        # On the CPU, where many small operations are cheapest; one transfer instead of many waits.
+        precision = 100 * torch.finfo(gram_BB.dtype).eps
+        chosen_k = torch.from_numpy(_greedy(gram_BB.double().cpu().numpy(), k, precision))
+        return Selection.of(evidence.ids_B, by_id_B[chosen_k.to(by_id_B.device)])
 
 
-def _greedy(gram_BB: Tensor, k: int) -> Tensor:
-    """Pivoted Cholesky steps, each at the candidate with the largest share of the residual."""
-    size = gram_BB.shape[0]
+def _greedy(gram_BB: npt.NDArray[np.float64], k: int, precision: float) -> npt.NDArray[np.int64]:
+    """Pivoted Cholesky steps, each at the candidate with the largest share of the residual.
+
+    Args:
+        gram_BB: inner products of the gradients.
+        k: how many.
+        precision: share of the largest squared norm below which a direction counts as spanned.
+    """
+    size = len(gram_BB)
     left_B = gram_BB.sum(1)  # <g_i, residual>; the residual starts as the sum of all gradients
-    norm_B = gram_BB.diagonal().clone()  # squared norm of g_i beyond the span of those chosen
-    floor = 1e-10 * norm_B.max().clamp(min=1e-300) if size else norm_B
-    basis_kB = torch.zeros(k, size, dtype=gram_BB.dtype, device=gram_BB.device)
-    open_B = torch.ones(size, dtype=torch.bool, device=gram_BB.device)
-    chosen_k = torch.zeros(k, dtype=torch.int64, device=gram_BB.device)
+    norm_B = gram_BB.diagonal().copy()  # squared norm of g_i beyond the span of those chosen
+    floor = precision * max(norm_B.max(initial=0.0), 1e-300)
+    basis_kB = np.zeros((k, size))
+    chosen_k = np.zeros(k, dtype=np.int64)
     for turn in range(k):
-        gain_B = left_B.abs() / norm_B.clamp(min=floor).sqrt()
-        gain_B = torch.where(norm_B > floor, gain_B, 0.0).masked_fill(~open_B, -1.0)
-        pick = gain_B.argmax()
+        gain_B = np.square(left_B) / np.maximum(norm_B, floor)
+        gain_B[norm_B <= floor] = 0.0
+        gain_B[chosen_k[:turn]] = -1.0
+        pick = int(gain_B.argmax())
         chosen_k[turn] = pick
-        open_B[pick] = False
-        scale = norm_B[pick].clamp(min=floor).sqrt()
+        if norm_B[pick] <= floor:
+            continue  # nothing new in it: the residual stays as it is
+        scale = math.sqrt(norm_B[pick])
         row_B = (gram_BB[pick] - basis_kB[:turn, pick] @ basis_kB[:turn]) / scale
-        row_B = torch.where(norm_B[pick] > floor, row_B, 0.0)
         basis_kB[turn] = row_B
-        left_B = left_B - (left_B[pick] / scale) * row_B
-        norm_B = norm_B - row_B.square()
+        left_B -= (left_B[pick] / scale) * row_B
+        norm_B -= row_B * row_B
     return chosen_k

@@ -27,8 +27,9 @@ def sigmoid_pair_losses(logits_BB: Tensor) -> Tensor:
 
     Source: SigLIP (Zhai et al. 2023, arXiv:2303.15343).
     """
-    signs_BB = 1.0 - 2.0 * torch.eye(logits_BB.shape[0], device=logits_BB.device)
-    return F.softplus(signs_BB.to(logits_BB.dtype) * logits_BB)
+    signed_BB = logits_BB.clone()
+    signed_BB.diagonal().neg_()
+    return F.softplus(signed_BB)
 
 
 @dataclass(frozen=True)
@@ -75,50 +76,52 @@ class JointChoice:
         ids_B = evidence.ids_B[by_id_B]
         learner_BB = _by_id(evidence.need("pair_logits_BB"), by_id_B, ids_B)
         reference_BB = _by_id(evidence.need("reference_pair_logits_BB"), by_id_B, ids_B)
-        added = _AddedSigmoid if self.loss == "sigmoid" else _AddedSoftmax
-        learner, reference = added(learner_BB), added(reference_BB)
-        open_B = torch.ones(size, dtype=torch.bool, device=ids_B.device)
+        own_BB = sigmoid_pair_losses(learner_BB) - sigmoid_pair_losses(reference_BB)
+        # Differences of sums are sums of differences; with the softmax loss each has a state.
+        terms: list[tuple[float, _AddedSigmoid | _AddedSoftmax]] = [(1.0, _AddedSigmoid(own_BB))]
+        if self.loss == "softmax":
+            terms = [(1.0, _AddedSoftmax(learner_BB)), (-1.0, _AddedSoftmax(reference_BB))]
+        taken_B = torch.zeros(size, dtype=torch.bool, device=ids_B.device)
         chosen = torch.empty(0, dtype=torch.int64, device=ids_B.device)
         turns = min(self.chunks, k)
         for turn in range(turns):
             count = (turn + 1) * k // turns - turn * k // turns
-            adds_B = (learner.given_B - reference.given_B) / self.temperature
-            left = open_B.nonzero().squeeze(1)
-            drawn = left[gumbel_top_k(adds_B[left], ids_B[left], count, generator)]
-            open_B[drawn] = False
+            adds_B = torch.stack([sign * term.given_B for sign, term in terms]).sum(0)
+            weights_B = (adds_B / self.temperature).masked_fill(taken_B, -torch.inf)
+            drawn = gumbel_top_k(weights_B, ids_B, count, generator)
+            taken_B[drawn] = True
             chosen = torch.cat([chosen, drawn])
-            learner.take(drawn)
-            reference.take(drawn)
-        alone_B = (_AddedSigmoid(learner_BB).given_B - _AddedSigmoid(reference_BB).given_B).float()
-        scores_B = torch.empty_like(alone_B)
-        scores_B[by_id_B] = alone_B
-        return Selection.of(evidence.ids_B, by_id_B[chosen], scores_B=scores_B)
+            for _, term in terms:
+                term.take(drawn)
+        scores_B = torch.empty_like(own_BB[0])
+        scores_B[by_id_B] = own_BB.diagonal()
+        return Selection.of(evidence.ids_B, by_id_B[chosen], scores_B=scores_B.float())
 
 
 def _by_id(logits_BB: Tensor, by_id_B: Tensor, ids_B: Tensor) -> Tensor:
-    ordered_BB = logits_BB.double()[by_id_B][:, by_id_B]
+    ordered_BB = logits_BB.index_select(0, by_id_B).index_select(1, by_id_B)
     require_finite(ordered_BB.sum(1), ids_B, "pair logit")
     return ordered_BB
 
 
 class _AddedSigmoid:
-    """What each candidate adds to the sigmoid loss of those taken: ``given_B``."""
+    """What each candidate adds to a sum over pairs of those taken: ``given_B``."""
 
-    def __init__(self, logits_BB: Tensor) -> None:
-        self._loss_BB = sigmoid_pair_losses(logits_BB)
-        self.given_B = self._loss_BB.diagonal().clone()
+    def __init__(self, pairs_BB: Tensor) -> None:
+        self._both_BB = pairs_BB + pairs_BB.T
+        self.given_B = pairs_BB.diagonal().double()
 
     def take(self, drawn: Tensor) -> None:
-        self.given_B += self._loss_BB[:, drawn].sum(1) + self._loss_BB[drawn].sum(0)
+        self.given_B += self._both_BB[drawn].sum(0)
 
 
 class _AddedSoftmax:
     """What each candidate adds to the softmax loss of those taken, rows and columns averaged."""
 
     def __init__(self, logits_BB: Tensor) -> None:
-        self._logits_BB = logits_BB
+        self._logits_BB = logits_BB.double()
         self._taken = torch.empty(0, dtype=torch.int64, device=logits_BB.device)
-        self.given_B = torch.zeros_like(logits_BB.diagonal())
+        self.given_B = torch.zeros_like(logits_BB.diagonal(), dtype=torch.float64)
 
     def take(self, drawn: Tensor) -> None:
         self._taken = torch.cat([self._taken, drawn])

@@ -32,12 +32,11 @@ def class_irreducible_losses(
         classes: C.
         emphasis: gamma of the paper, positive.
     """
-    label_B1 = (-irreducible_B).exp().unsqueeze(1)
-    other_B1 = (1.0 - label_B1) / max(1, classes - 1)
-    is_label_BC = torch.nn.functional.one_hot(targets_B, classes).bool()
-    prob_BC = torch.where(is_label_BC, label_B1, other_B1)
-    shift_BC = (emphasis * prob_BC).log1p() - is_label_BC * math.log1p(emphasis)
-    return irreducible_B.unsqueeze(1) + shift_BC
+    prob_B = (-irreducible_B).exp()
+    label_B = irreducible_B + (emphasis * prob_B).log1p() - math.log1p(emphasis)
+    other_B = irreducible_B + (emphasis * (1.0 - prob_B) / max(1, classes - 1)).log1p()
+    others_BC = other_B.unsqueeze(1).repeat(1, classes)
+    return others_BC.scatter(1, targets_B.unsqueeze(1), label_B.unsqueeze(1))
 
 
 @dataclass
@@ -55,16 +54,16 @@ class ClassRobust:
     Attributes:
         rate: eta of the paper.
         emphasis: gamma of the paper.
-        smoothing: weight of the past in the running means of the classes' losses.
+        smoothing: how much of the past remains, pool by pool, in the classes' mean losses.
         log_weights_C: state; None before the first pool.
-        class_loss_C: state; NaN for classes not met yet.
+        sums_2C: state; sums of the classes' losses and how many they are of, the past fading.
     """
 
     rate: float = 1e-4
     emphasis: float = 9.0
     smoothing: float = 0.9
     log_weights_C: Tensor | None = field(default=None, compare=False)
-    class_loss_C: Tensor | None = field(default=None, compare=False)
+    sums_2C: Tensor | None = field(default=None, compare=False)
 
     def start(self) -> ClassRobust:
         """A copy for a new run."""
@@ -72,11 +71,11 @@ class ClassRobust:
 
     def state_dict(self) -> dict[str, Tensor | None]:
         """For checkpoints."""
-        return {"log_weights": self.log_weights_C, "class_loss": self.class_loss_C}
+        return {"log_weights": self.log_weights_C, "sums": self.sums_2C}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
         """Go on from a checkpoint."""
-        self.log_weights_C, self.class_loss_C = state["log_weights"], state["class_loss"]
+        self.log_weights_C, self.sums_2C = state["log_weights"], state["sums"]
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs log-probabilities, labels and irreducible losses. Moves the weights."""
@@ -102,11 +101,13 @@ class ClassRobust:
 
     def _class_losses(self, loss_B: Tensor, targets_B: Tensor, classes: int) -> Tensor:
         """Running mean loss of each class: class_loss_C; of the whole pool for one never met."""
-        zeros_C = torch.zeros(classes, dtype=loss_B.dtype, device=loss_B.device)
-        sum_C = zeros_C.index_add(0, targets_B, loss_B)
-        count_C = zeros_C.index_add(0, targets_B, torch.ones_like(loss_B))
-        now_C = sum_C / count_C  # NaN for a class that the pool lacks
-        past_C = now_C if self.class_loss_C is None else self.class_loss_C.to(loss_B.device)
-        mixed_C = self.smoothing * past_C + (1.0 - self.smoothing) * now_C
-        self.class_loss_C = mixed_C.where(~mixed_C.isnan(), past_C.where(~past_C.isnan(), now_C))
-        return self.class_loss_C.where(~self.class_loss_C.isnan(), loss_B.mean())
+        now_2C = torch.stack(
+            [
+                torch.bincount(targets_B, loss_B, minlength=classes),
+                torch.bincount(targets_B, minlength=classes).double(),
+            ]
+        )
+        if self.sums_2C is not None:
+            now_2C += self.smoothing * self.sums_2C.to(now_2C.device)
+        self.sums_2C = now_2C
+        return torch.where(now_2C[1] > 0, now_2C[0] / now_2C[1], loss_B.mean())
