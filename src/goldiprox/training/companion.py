@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from goldiprox.batch import Batch, ids_of, take
+from goldiprox.batch import Batch, ids_of, take, trimmed
 from goldiprox.config import TrainConfig
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.seeds import stream
@@ -74,4 +74,4 @@ class Companion:
         """As many candidates as were chosen, at random."""
         ids_B = ids_of(pool)
         numbers_B = keyed_uniform(ids_B, stream(self._config.seed, "companion", step))
-        return take(pool, top_k(numbers_B, ids_B, ids_of(chosen).numel()))
+        return trimmed(take(pool, top_k(numbers_B, ids_B, ids_of(chosen).numel())))
