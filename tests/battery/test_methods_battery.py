@@ -170,7 +170,9 @@ def known(make_evidence):
     evidence = make_evidence(40)
 
     def fields_of(name):
-        return {field: getattr(evidence, field) for field in ENTRIES[name].needs & FROM_CALLER}
+        entry = ENTRIES[name]
+        given = FROM_CALLER | ({entry.companion.fills} if entry.companion else set())
+        return {field: getattr(evidence, field) for field in entry.needs & given}
 
     return fields_of
 

@@ -98,6 +98,11 @@ class Method:
         own = set() if self.companion is None else {self.companion.fills}
         return "irreducible_B" in self.needs - own
 
+    @property
+    def needs_irreducible_model(self) -> bool:
+        """Whether an irreducible-loss model must be trained before, for its table or itself."""
+        return self.needs_irreducible or (self.companion is not None and self.companion.pretrained)
+
 
 METHODS: dict[str, Method] = {}
 
@@ -299,6 +304,17 @@ _add(
     "random choice, weighted by exp(reducible loss)",
     "cf. Evans et al. 2023, arXiv:2312.05328",
     f"{FORWARD}; {TABLE}",
+)
+_add(
+    "rho-loss-updating",
+    TopK(score.reducible_loss),
+    "loss_B irreducible_B",
+    "reducible loss, the irreducible-loss model trained on with what is chosen",
+    f"{MINDERMANN}, appendix D",
+    f"{FORWARD}, the same and a training step of the irreducible-loss model; {TABLE}",
+    companion=CompanionSpec(
+        fills="irreducible_B", learns="chosen", pretrained=True, lr_factor=0.01
+    ),
 )
 _add(
     "rho-loss-capped",

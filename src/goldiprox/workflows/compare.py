@@ -32,7 +32,7 @@ from goldiprox.training.probe import LossProbe
 from goldiprox.training.sequence import replay
 from goldiprox.workflows.arms import Arm, arm, core_set_of, goldiprox_arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
-from goldiprox.workflows.irreducible import irreducible_for
+from goldiprox.workflows.irreducible import companion_of, irreducible_for
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.proxy import Recorded, proxy_config, record_with_proxy, require_proxy
 from goldiprox.workflows.train import run_manifest
@@ -109,7 +109,7 @@ def compare(
                 f'method "{entry.name}" trains a proxy before its first step, which reference '
                 "seconds do not count: compare it under --protocol paper, which charges it"
             )
-    needs_table = any(entry.method.needs_irreducible for entry in arms)
+    needs_table = any(entry.method.needs_irreducible_model for entry in arms)
     if table is not None and needs_table:
         require_fitting(table, splits)
 
@@ -125,6 +125,8 @@ def compare(
             progress=progress,
             checkpoint=checkpoint,
         )
+    for entry in arms:
+        companion_of(entry.method, table, splits)  # now, not after hours of training
     costs = None
     if config.protocol == "budget":
         costs = _calibrate(splits, config, arms, irreducible, table, factory, out, progress)
@@ -156,7 +158,7 @@ def compare(
                 splits,
                 run.arm,
                 run.config,
-                table if run.arm.method.needs_irreducible else None,
+                table if run.arm.method.needs_irreducible_model else None,
                 protocol=config.protocol,
                 reference=_reference(run, table, costs),
                 processes=processes,
@@ -165,6 +167,7 @@ def compare(
             ),
             irreducible=table,
             factory=factory,
+            companion=companion_of(run.arm.method, table, splits),
             hooks=(
                 *(() if core_set is None else (core_set,)),
                 *_probes(run, config, splits, table),
@@ -313,7 +316,7 @@ IRREDUCIBLE_PASS = "irreducible-loss model, pass over 1000 examples"
 
 def _paid_before(entry: Arm, table: Table | None, costs: dict[str, float]) -> float:
     """Reference seconds of making the table: its steps, its validations, its scoring pass."""
-    if table is None or not entry.method.needs_irreducible:
+    if table is None or not entry.method.needs_irreducible_model:
         return 0.0
     ledger = Ledger.from_json(table.provenance.get("ledger", {}))
     if IRREDUCIBLE_STEP not in costs:
@@ -344,7 +347,13 @@ def _calibrate(
     for entry in arms:
         for batch in config.batch:
             run = config.run(entry.trained_with, batch, 0)
-            loop = Loop(run, entry.task(splits), irreducible=table, factory=factory)
+            loop = Loop(
+                run,
+                entry.task(splits),
+                irreducible=table,
+                factory=factory,
+                companion=companion_of(entry.method, table, splits),
+            )
             kinds[_kind(entry, batch)] = loop.one_step  # of a replay: uniform's work is the same
             if entry.proxy is not None:
                 chooser = Loop(proxy_config(entry, run), entry.task(splits), irreducible=table)

@@ -88,7 +88,7 @@ def compare_grid(
         for entry in arms:
             planned = settled.run(entry.method.name, settled.batch[0], 0)
             require_possible(planned, entry.task(splits))
-    needs_table = any(entry.method.needs_irreducible for entry in arms)
+    needs_table = any(entry.method.needs_irreducible_model for entry in arms)
     if table is not None and needs_table:
         require_fitting(table, splits)
     varied = {name: list(values) for name, values in grid.axes}

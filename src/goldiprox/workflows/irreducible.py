@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from goldiprox.config import IrreducibleConfig
+from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.splits import Splits
 from goldiprox.precompute.irreducible import (
     irreducible_cost,
@@ -13,13 +17,17 @@ from goldiprox.precompute.irreducible import (
     irreducible_table,
     require_fitting,
 )
+from goldiprox.records.files import sha256_of
 from goldiprox.records.runs import RunFolder, first_difference
-from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
-from goldiprox.schema import TableError
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
+from goldiprox.schema import ConfigError, TableError
+from goldiprox.selection.methods import Method
+from goldiprox.training.build import build
 from goldiprox.training.loop import CheckpointEvery, Report
+from goldiprox.training.optimization import resolve_device
 from goldiprox.workflows.progress import Progress
 
-__all__ = ["irreducible_for", "make_irreducible", "take_irreducible"]
+__all__ = ["companion_of", "irreducible_for", "make_irreducible", "take_irreducible"]
 
 
 def make_irreducible(
@@ -125,7 +133,53 @@ def irreducible_for(
         report=stage,
     )
     table.write(path)
-    return table
+    return replace(table, path=path)
+
+
+def companion_of(entry: Method, table: Table | None, splits: Splits) -> nn.Module | None:
+    """The irreducible-loss model itself, for a method that goes on training it; else None.
+
+    Its weights lie beside its table, where the command that made both has put them.
+
+    Raises:
+        ConfigError: if the data are no images.
+        TableError: if the table was not made by one model, or that model's weights are not there.
+    """
+    if table is None or entry.companion is None or not entry.companion.pretrained:
+        return None
+    if not isinstance(splits.preprocess, ImagePreprocessor):
+        raise ConfigError(f'method "{entry.name}" is for images: texts are cut up by each model')
+    models = table.provenance.get("models") or []
+    if len(models) != 1:
+        raise TableError(
+            f'method "{entry.name}" goes on training the irreducible-loss model, and this table '
+            f"was made by {len(models) or 'none'} that is known; make it with one model, on a "
+            "holdout set of its own"
+        )
+    path = table.path
+    assert path is not None
+    homes = [path.with_name(path.name + ".run"), path.with_suffix("")]
+    home = next((h for h in homes if (h / "model.safetensors").exists()), None)
+    if home is None:
+        raise TableError(
+            f'method "{entry.name}" goes on training the irreducible-loss model, and its weights '
+            f"are not beside {path} (looked for {homes[0]}); leave --irreducible out to train one"
+        )
+    if sha256_of(home / "model.safetensors") != models[0]["weights_digest"]:
+        raise TableError(
+            f"the weights in {home} are not those that made {path}; delete both to start over"
+        )
+    name = table.provenance["model"]
+    model, _ = build(
+        name,
+        splits.train,
+        splits.preprocess,
+        splits.num_classes,
+        seed=0,
+        device=resolve_device("cpu"),
+    )
+    model.load_state_dict(RunFolder(home).load_weights("model"))
+    return model
 
 
 def _require_same(table: ScoreTable, wanted: dict[str, Any], path: Path) -> None:

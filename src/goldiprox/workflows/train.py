@@ -21,7 +21,7 @@ from goldiprox.training.loop import CheckpointEvery, train
 from goldiprox.training.optimization import resolved
 from goldiprox.training.sequence import replay, replay_config
 from goldiprox.workflows.arms import Arm, core_set_of, require_possible
-from goldiprox.workflows.irreducible import irreducible_for
+from goldiprox.workflows.irreducible import companion_of, irreducible_for
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.sequences import Recording, require_replayable
 
@@ -86,7 +86,7 @@ def train_one(
     require_possible(config, entry.task(splits), factory)
     folder = RunFolder(out)
     folder.require_same(train=asdict(config), data=_data(splits))
-    if entry.method.needs_irreducible and table is None:
+    if entry.method.needs_irreducible_model and table is None:
         table = irreducible_for(
             splits,
             irreducible or IrreducibleConfig(),
@@ -96,7 +96,7 @@ def train_one(
             progress=progress,
             checkpoint=checkpoint,
         )
-    if not entry.method.needs_irreducible:
+    if not entry.method.needs_irreducible_model:
         table = None
     if table is not None:
         require_fitting(table, splits)
@@ -117,6 +117,7 @@ def train_one(
             manifest=manifest,
             irreducible=table,
             factory=factory,
+            companion=companion_of(entry.method, table, splits),
             hooks=hooks if recording is None else (*hooks, recording.hook()),
             plan=plan if sequence is None else replay(sequence),
             checkpoint=checkpoint,
