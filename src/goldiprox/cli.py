@@ -232,6 +232,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "irreducible": _irreducible,
     "score": data_diet.score,
     "prune": data_diet.prune,
+    "diet": data_diet.diet,
     "sequence": exchange.sequence,
     "table": exchange.table,
     "dynamics": dynamics.watch,

@@ -1,13 +1,15 @@
-"""Scoring and pruning from the command line, on the embedded digits."""
+"""Scoring, pruning and the study of both from the command line, on the embedded digits."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from goldiprox.cli import main
+from goldiprox.records.steplog import read_steps
 from goldiprox.records.tables import ScoreTable
 
 
@@ -100,3 +102,74 @@ def test_what_is_kept_is_trained_on(scores, tmp_path, capsys) -> None:
     # Without the noise of the scores the labels are others.
     line = fails(capsys, "train", "digits", "--method", "uniform", *small, "--out", tmp_path / "b")
     assert "other labels" in line
+
+
+STUDY = (
+    *("diet", "digits", "--label-noise", "0.2", "--model", "mlp-128", "--batch", 32),
+    *("--scores", "el2n,forgetting,irreducible-loss", "--by", "el2n", "--replicas", 2),
+    *("--epoch", "1,2", "--epochs", 2, "--shares", "0.4", "--offsets", "0,0.6", "--seeds", 2),
+    *("--il.epochs", 2),
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("diet") / "out"
+    run(*STUDY, "--out", out)
+    return out
+
+
+def test_the_study_says_what_its_records_say(study) -> None:
+    found = json.loads((study / "diet.json").read_text())
+    rows = {(r["arm"], r["share"], r["offset"]): r for r in found["curves"]}
+    assert set(rows) == {
+        ("full", 1.0, None), ("el2n", 0.4, None), ("input_norm", 0.4, None),
+        ("random", 0.4, None), ("short-uniform", 0.4, None), ("el2n", 0.4, 0.0), ("el2n", 0.4, 0.6),
+    }  # fmt: skip
+    for (arm, share, offset), row in rows.items():
+        window = "" if offset is None else f"-from-{offset:g}"
+        folders = [study / "runs" / f"{arm}-{share:g}{window}-{seed}" for seed in range(2)]
+        results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+        assert row["accuracy"]["values"] == [r["final_accuracy"] for r in results]
+        assert row["examples"] == (1438 if arm in ("full", "short-uniform") else 575)
+    steps = {r["steps"] for r in rows.values() if r["arm"] != "full"}
+    assert len(steps) == 1  # equal compute, the short schedule included
+    # What was trained on is what the score says.
+    table = ScoreTable.read(study / "scores.parquet")
+    log = read_steps(study / "runs" / "el2n-0.4-0")["ids"].combine_chunks().flatten().to_numpy()
+    limit = np.sort(table.columns["el2n"])[-575]
+    assert table.columns["el2n"][table.rows(np.unique(log), "")].min() >= limit
+    # Noise is known, so every score is held against it; a random order finds nothing.
+    noise = {entry["score"]: entry["auc"] for entry in found["noise"]["detection"]}
+    assert {"el2n", "forgetting", "irreducible_loss", "input_norm", "random"} <= set(noise)
+    assert noise["el2n"] > 0.9
+    assert abs(noise["random"] - 0.5) < 0.1
+    assert {"corrupted before", "corrupted"} <= set(found["noise"]["histogram"]["shares"])
+    # The wrong labels stand at the top, so the top window is worse than the bottom one.
+    top, bottom = rows["el2n", 0.4, 0.6]["accuracy"], rows["el2n", 0.4, 0.0]["accuracy"]
+    assert top["mean"] < bottom["mean"]
+
+
+def test_the_page_shows_the_numbers_and_loads_nothing(study) -> None:
+    found = json.loads((study / "diet.json").read_text())
+    page = (study / "report.html").read_text()
+    for row in found["curves"]:
+        if row["offset"] is None and row["arm"] != "full":
+            assert f'<data value="{row["accuracy"]["mean"]}">' in page
+    for entry in found["noise"]["detection"]:
+        assert f'<data value="{entry["auc"]}">' in page
+    for reading in found["readings"]:
+        assert reading["claim"] in page
+    assert page.count("<svg") == 4
+    assert page.count("data:image/png") == 10 * 2 * 6
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
+
+
+def test_the_study_again_trains_nothing(study, capsys) -> None:
+    before = {p: p.stat().st_mtime_ns for p in study.glob("runs/*/result.json")}
+    page = (study / "report.html").read_bytes()
+    run(*STUDY, "--out", study)
+    assert {p: p.stat().st_mtime_ns for p in study.glob("runs/*/result.json")} == before
+    assert (study / "report.html").read_bytes() == page
+    line = fails(capsys, *STUDY, "--lr", "0.01", "--out", study)
+    assert "another study (diet.lr is 0.001 there, 0.01 now)" in line

@@ -42,6 +42,7 @@ ALLOWED[""] = {"data", "precompute", "records", "schema", "selection", "training
 EXTRA = {  # modules with more rights than their room, each for a stated reason
     "analysis.dynamics": {"evidence"},  # measures gradients of interpolated weights
     "analysis.gallery": {"data"},  # shows pictures
+    "analysis.diet_gallery": {"data"},  # likewise
 }
 
 THIRD_PARTY = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from goldiprox.config import IrreducibleConfig
 from goldiprox.precompute.data_diet import ScoreConfig, average, score_replica
+from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import CheckpointError, ConfigError, TableError
@@ -197,3 +199,9 @@ def test_replicas_that_do_not_match_are_refused():
         average([table([1, 2], a=[0, 1]), table([2, 1], a=[0, 1])])
     with pytest.raises(TableError, match="a is NaN or infinite"):
         average([table([1], a=[np.nan])])
+
+
+def test_the_page_on_scores_has_every_one_of_them():
+    page = (Path(__file__).parents[2] / "docs" / "data-diet.md").read_text(encoding="utf-8")
+    for name in SCORES:
+        assert f"| `{name}` |" in page

@@ -1,4 +1,4 @@
-"""Data Diet on the command line: score a data set, prune it."""
+"""Data Diet on the command line: score a data set, prune it, study what pruning does."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from pathlib import Path
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands.shared import Data, Keeping, Shown, console, splits_of, told, wrote
+from goldiprox.commands.shared import (
+    Data,
+    Keeping,
+    Shown,
+    command_line,
+    console,
+    splits_of,
+    told,
+    wrote,
+)
 from goldiprox.config import IrreducibleConfig
 from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.records.tables import ScoreTable
+from goldiprox.report.diet import diet_table, reading_lines
 from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.selection.pruning import PruneRule
+from goldiprox.workflows.diet import diet as study
+from goldiprox.workflows.diet_settings import DietConfig
 from goldiprox.workflows.prune import prune_scores
 from goldiprox.workflows.score import make_scores
 
-__all__ = ["prune", "score"]
+__all__ = ["diet", "prune", "score"]
 
 
 def score(
@@ -84,3 +96,40 @@ def prune(
     if not pruned["losses"]:
         print("this table has no classes, so what each class loses is not known")
     wrote(out)
+
+
+def diet(
+    data: Flat[Data],
+    settings: Flat[DietConfig],
+    keeping: Flat[Keeping],
+    il: IrreducibleConfig,
+    out: Path,
+    workers: int | None = None,
+) -> None:
+    """Score a data set, prune it by each score, train fresh models on what is left, and report.
+
+    All data that is not test takes part, whatever --holdout-mode says. With --label-noise it also
+    tells how well each score finds the wrong labels. Interrupted, the same command goes on.
+
+    Args:
+        out: Output folder: diet.json, report.html, scores.parquet, runs/.
+        il: The irreducible-loss models: each scores the half that it has not seen.
+        workers: Processes that train replicas side by side; unless given, one a thread on a CPU.
+    """
+    splits = splits_of(data)
+    with Shown() as shown:
+        found = study(
+            splits,
+            settings,
+            out,
+            irreducible=il,
+            workers=workers,
+            command=command_line(),
+            progress=shown,
+            checkpoint=keeping.every(),
+        )
+    terminal = console()
+    terminal.print(diet_table(found))
+    for line in reading_lines(found):
+        terminal.print(line, highlight=False)
+    wrote(out / "report.html")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from goldiprox.records.files import read_json, whole_file
 from goldiprox.report import formats
 from goldiprox.report.figures import accuracy_figure, chosen_figure, cost_figure
+from goldiprox.report.pictures import picture
 from goldiprox.report.tables import (
     batch_table,
     has_noise,
@@ -30,8 +30,6 @@ Comparison = dict[str, Any]
 GROUPS = {"most-chosen": "most often chosen", "least-chosen": "least often chosen"}
 BADGES = {True: ("paid", "✓", "paid"), False: ("unpaid", "✗", "did not pay")}
 UNDECIDED = ("undecided", "?", "undecided")
-THUMBNAIL = 90
-"""About how many pixels wide a thumbnail is shown."""
 
 
 def write_report(out: Path) -> Path:
@@ -165,7 +163,7 @@ def _galleries(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Examples by method and group, pictures as data URIs; the highest irreducible losses last."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        image = _picture(row["png"]) if row["png"] else None
+        image = picture(row["png"]) if row["png"] else None
         found.setdefault((row["method"], row["group"]), []).append({**row, "image": image})
     shown = []
     for (method, group), examples in found.items():
@@ -173,14 +171,6 @@ def _galleries(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         wrong = sum(bool(example["corrupted"]) for example in examples)
         shown.append({"heading": heading, "examples": examples, "wrong": wrong})
     return sorted(shown, key=lambda g: g["heading"].startswith("Highest"))
-
-
-def _picture(png: bytes) -> dict[str, Any]:
-    """A thumbnail in the page, enlarged by a whole factor, so that its pixels stay square."""
-    width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
-    scale = max(1, round(THUMBNAIL / max(width, height, 1)))
-    uri = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-    return {"uri": uri, "width": scale * width, "height": scale * height}
 
 
 def flat_settings(value: Any, where: str = "") -> list[tuple[str, str]]:

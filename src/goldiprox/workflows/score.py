@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from goldiprox.config import IrreducibleConfig, config_hash
 from goldiprox.data.splits import Splits, make_splits
-from goldiprox.models.registry import factory_name
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.models.registry import build_model, factory_name, model_factory
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.data_diet import LABEL, ScoreConfig, average, input_norms
 from goldiprox.precompute.diet_scores import SCORES, score
@@ -21,13 +24,20 @@ from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import TableError
 from goldiprox.selection.methods import METHODS
+from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import CheckpointEvery
 from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.replicas import replica_tables
 
-__all__ = ["cross_fitted_losses", "halves_of", "make_scores", "score_table"]
+__all__ = [
+    "cross_fitted_losses",
+    "halves_of",
+    "held_out_probabilities",
+    "make_scores",
+    "score_table",
+]
 
 
 def make_scores(
@@ -222,6 +232,38 @@ def cross_fitted_losses(
             "ledger": costs[0].merged(costs[1]).to_json(),
         },
     )
+
+
+def held_out_probabilities(
+    splits: Splits, config: IrreducibleConfig, folder: Path, *, target_model: str
+) -> npt.NDArray[np.float64]:
+    """Predictions for everything that is not test, by the model that has not seen the example.
+
+    Args:
+        splits: the data.
+        config: settings of the two models.
+        folder: where :func:`cross_fitted_losses` kept them.
+        target_model: as it was told.
+
+    Returns:
+        probabilities_NC, in the order of ``splits.full``.
+    """
+    found = np.empty((len(splits.full), splits.num_classes))
+    for number, half in enumerate(halves_of(splits)):
+        examples = half.train
+        name = config.resolved_model(target_model, examples.store.example_shape)
+        model = build_model(
+            model_factory(name), examples.store.example_shape, splits.num_classes, 0
+        )
+        model.load_state_dict(RunFolder(folder / f"half-{number}").load_weights("model"))
+        feeder = Feeder.of(model, splits.preprocess, torch.device("cpu"))
+        scoring = ScoringPass(feeder.place(model), batchnorm="running")
+        for positions_B in torch.arange(len(examples)).split(512):
+            evidence = scoring(feeder(examples, positions_B), {"log_probs_BC"})
+            at_B = splits.full.positions_of(examples.ids_N[positions_B])
+            found[at_B.numpy()] = evidence.need("log_probs_BC").double().exp().numpy()
+    probabilities_NC: npt.NDArray[np.float64] = found / found.sum(1, keepdims=True)
+    return probabilities_NC
 
 
 def halves_of(splits: Splits) -> list[Splits]:
