@@ -40,7 +40,7 @@ KNOWN = {
     "uniform-full": MethodStyle("#3d4248", "s", (0, (5, 2))),
     "rho-loss": MethodStyle("#c8500a", "D", "-", 2.2),
     "loss": MethodStyle("#0072b2", "^"),
-    "goldiprox": MethodStyle("#d4a100", "*", "-", 2.2),
+    "goldiprox": MethodStyle("#d4a100", "H", "-", 2.2),
     "irreducible": MethodStyle("#009e73", "v", (0, (7, 2, 1, 2))),
 }
 """Greys for the two baselines, the accent for RHO-LOSS; from Okabe and Ito's palette, which is
