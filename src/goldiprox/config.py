@@ -60,6 +60,9 @@ class LearnerConfig:
     steps: int | None = None
     """Training steps; overrides --epochs."""
 
+    evaluate_every: int | None = None
+    """Steps between evaluations; once an epoch unless given."""
+
     lr: float = 1e-3
     """Learning rate of AdamW (the peak of it under cosine and one-cycle). A pretrained text model
     wants less: the RHO-LOSS paper trains ALBERT with 2e-5."""
@@ -95,7 +98,9 @@ class LearnerConfig:
     """cpu, cuda, cuda:N, or auto: cuda where there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "pool", "scoring_micro_batch", "max_length"):
+        for name in (
+            "epochs", "steps", "pool", "scoring_micro_batch", "max_length", "evaluate_every"
+        ):  # fmt: skip
             _at_least_one(name, getattr(self, name))
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"--lr is {self.lr}; it must be a positive number, such as 1e-3")
@@ -126,13 +131,10 @@ class TrainConfig(LearnerConfig):
     patience: int | None = None
     """Stop after this many evaluations without a lower loss; None trains to the end."""
 
-    evaluate_every: int | None = None
-    """Steps between evaluations; once an epoch unless given."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         method(self.method)
-        for name in ("batch", "evaluate_every", "patience"):
+        for name in ("batch", "patience"):
             _at_least_one(name, getattr(self, name))
         if self.batch > self.pool_size:
             raise ConfigError(
@@ -329,6 +331,11 @@ class CompareConfig(LearnerConfig):
                 raise ConfigError("--protocol budget needs --seconds, the budget of each run")
             if not (math.isfinite(self.seconds) and self.seconds > 0):
                 raise ConfigError(f"--seconds is {self.seconds}; it must be a positive number")
+            if self.evaluate_every is not None:
+                raise ConfigError(
+                    "--evaluate-every goes with --protocol paper only: the budget decides the "
+                    "number of steps, and each run is evaluated 20 times"
+                )
         elif self.seconds is not None:
             raise ConfigError("--seconds goes with --protocol budget only")
         elif len(self.batch) > 1:

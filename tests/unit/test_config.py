@@ -154,6 +154,7 @@ def test_auto_is_small(target, shape, name):
         ({"protocol": "budget", "seconds": 0.0}, "--seconds is 0.0"),
         ({"protocol": "budget", "seconds": math.inf}, "--seconds is inf"),
         ({"seconds": 3.0}, "--protocol budget only"),
+        ({"protocol": "budget", "seconds": 3.0, "evaluate_every": 5}, "--protocol paper only"),
         ({"batch": (16, 32)}, "list under --protocol budget only"),
         ({"target": 0.0}, "--target is 0.0"),
         ({"target": 90.0}, "--target is 90.0"),
@@ -165,8 +166,11 @@ def test_impossible_comparisons_are_refused(settings, message):
 
 
 def test_every_run_of_a_comparison_shares_its_settings():
-    config = CompareConfig(lr=0.5, epochs=2, pool=64, scoring_precision="bf16", batch=(16,))
+    config = CompareConfig(
+        lr=0.5, epochs=2, pool=64, scoring_precision="bf16", batch=(16,), evaluate_every=5
+    )
     run = config.run("loss", 16, 7)
+    assert run.evaluate_every == 5
     assert (run.method, run.batch, run.seed) == ("loss", 16, 7)
     for field in dataclasses.fields(LearnerConfig):
         assert getattr(run, field.name) == getattr(config, field.name)
