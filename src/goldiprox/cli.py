@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands import data_diet, dynamics, exchange
+from goldiprox.commands import confusion, data_diet, dynamics, exchange
 from goldiprox.commands.shared import Data as _Data
 from goldiprox.commands.shared import Keeping as _Keeping
 from goldiprox.commands.shared import Shown as _Shown
@@ -236,6 +236,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sequence": exchange.sequence,
     "table": exchange.table,
     "dynamics": dynamics.watch,
+    "confusion": confusion.confusion,
     "report": _report,
     "methods": _methods,
 }

@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from goldiprox.config import TrainConfig
 from goldiprox.data.confusion import most_confused, parse_pairs, read_matrix, with_digest
 from goldiprox.schema import ConfigError, DataError
+from goldiprox.workflows.confusion import confusion_matrix
 
 NAMES = ("cat", "dog", "2", "fox", "owl")
 
@@ -98,3 +100,17 @@ def test_pairs_are_names_or_numbers_and_names_win():
 def test_impossible_pairs_are_refused(pairs, message):
     with pytest.raises(ConfigError, match=message):
         parse_pairs(pairs, NAMES)
+
+
+def test_a_trained_models_confusions_become_structured_noise(make_tiny_splits, tmp_path):
+    splits = make_tiny_splits(count=300, classes=4)
+    out = tmp_path / "confusion.json"
+    config = TrainConfig(model="mlp-128", method="uniform", batch=16, pool=16, epochs=2)
+    written = confusion_matrix(splits, config, out)
+    matrix = read_matrix(str(out), splits.dataset.class_names)
+    labels = np.bincount(splits.holdout.targets_N.numpy(), minlength=4)
+    np.testing.assert_array_equal(matrix.sum(1), labels)
+    assert written["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
+    assert written["accuracy"] > 0.5
+    with pytest.raises(ConfigError, match="no holdout set to count"):
+        confusion_matrix(make_tiny_splits(holdout_mode="halves"), config, out)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from goldiprox.data import cifar10 as module
+from goldiprox.data import cifar as module
 from goldiprox.data.datasets import load
 from goldiprox.data.parquet import find_shards, read_images
 from goldiprox.schema import DataError

@@ -148,7 +148,7 @@ PLANTED = [
     ("config", "from goldiprox.training.loop import train"),
     ("batch", "from ..schema import DataError"),
     ("models.vision", "import torchvision"),
-    ("data.cifar10", "from torchvision.datasets import CIFAR10"),
+    ("data.cifar", "from torchvision.datasets import CIFAR10"),
     ("training.step", "def f():\n    import accelerate"),
     ("workflows.train", "def f():\n    import transformers"),
     ("attic", "import torch"),
@@ -164,7 +164,7 @@ def test_a_planted_violation_is_caught(module, source):
     ("module", "source"),
     [
         ("schema", "import torch\nfrom dataclasses import dataclass"),
-        ("data.cifar10", "def f():\n    from torchvision.datasets import CIFAR10"),
+        ("data.cifar", "def f():\n    from torchvision.datasets import CIFAR10"),
         ("models.text", "def f():\n    import transformers"),
         ("analysis.gallery", "from goldiprox.data.splits import Splits"),
         ("analysis.dynamics", "from goldiprox.evidence.forward import ScoringPass"),

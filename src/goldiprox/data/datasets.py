@@ -7,11 +7,24 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from goldiprox.data.cifar10 import cifar10
+from goldiprox.data.cifar import cifar10, cifar100, cifar100_relevance
 from goldiprox.data.fashion_mnist import fashion_mnist
+from goldiprox.data.folders import cinic10, clothing1m, image_folder, is_image_folder
+from goldiprox.data.glue import cola, sst2
+from goldiprox.data.mnist import ambiguous_mnist, mnist, qmnist
+from goldiprox.data.own import from_hub, from_items
 from goldiprox.data.preprocess import Augmentation, ImagePreprocessor
+from goldiprox.data.settings import Reading
 from goldiprox.data.sources import digits, parquet_path
-from goldiprox.data.store import Dataset, ImageStore, Inputs, Store, fingerprint, make_dataset
+from goldiprox.data.store import (
+    Dataset,
+    ImageStore,
+    Inputs,
+    Store,
+    TextStore,
+    fingerprint,
+    make_dataset,
+)
 from goldiprox.data.wrap import with_ids
 from goldiprox.schema import ConfigError
 
@@ -24,7 +37,9 @@ __all__ = [
     "Inputs",
     "Loader",
     "Store",
+    "TextStore",
     "fingerprint",
+    "from_items",
     "load",
     "make_dataset",
     "register",
@@ -38,8 +53,21 @@ DATASETS: dict[str, Loader] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
+    "cifar100": cifar100,
+    "cifar100-relevance": cifar100_relevance,
+    "mnist": mnist,
+    "qmnist": qmnist,
+    "ambiguous-mnist": ambiguous_mnist,
+    "cola": cola,
+    "sst2": sst2,
 }
 """The registered data sets by name."""
+
+FOLDER_DATASETS: dict[str, Callable[[Path | None, Reading], Dataset]] = {
+    "cinic10": cinic10,
+    "clothing1m": clothing1m,
+}
+"""Those whose images lie in files of their own, and may be read in several ways."""
 
 
 def register(name: str, loader: Loader) -> None:
@@ -52,33 +80,43 @@ def register(name: str, loader: Loader) -> None:
     Raises:
         ConfigError: if the name is taken or looks like a path.
     """
-    if name in DATASETS:
+    if name in DATASETS or name in FOLDER_DATASETS:
         raise ConfigError(f"a data set named {name} is registered already: choose another name")
     if not name or _looks_like_path(name):
         raise ConfigError(f"{name!r} cannot be a data set's name: it reads as a path")
     DATASETS[name] = loader
 
 
-def load(name_or_path: str, *, data_dir: Path | None = None) -> Dataset:
+def load(
+    name_or_path: str, *, data_dir: Path | None = None, reading: Reading | None = None
+) -> Dataset:
     """Load a data set.
 
     A registered name wins over a file or folder of the same name; write ``./cifar10`` to mean
     the folder.
 
     Args:
-        name_or_path: a registered name, or the path of a Parquet file or folder.
+        name_or_path: a registered name; the path of a Parquet file, of a folder of them or of an
+            image folder; or ``hub:`` and the name of a data set of the public hub.
         data_dir: the folder in which a registered data set is to be found, and nowhere else;
             None looks in ``$GOLDIPROX_DATA_DIR``, the data set's usual places, and online.
+        reading: how files are read: columns, sizes, worker processes.
 
     Returns:
-        The data set, read into memory.
+        The data set, read into memory unless it is a large image folder.
 
     Raises:
         ConfigError: if the name is unknown, or a folder is named beside a path.
         DataError: if the data is absent or damaged.
     """
+    reading = reading or Reading()
+    folder = None if data_dir is None else Path(data_dir)
     if name_or_path in DATASETS:
-        return DATASETS[name_or_path](None if data_dir is None else Path(data_dir))
+        return DATASETS[name_or_path](folder)
+    if name_or_path in FOLDER_DATASETS:
+        return FOLDER_DATASETS[name_or_path](folder, reading)
+    if name_or_path.startswith("hub:"):
+        return from_hub(name_or_path.removeprefix("hub:"), reading)
     path = Path(name_or_path).expanduser()
     if name_or_path and (_looks_like_path(name_or_path) or path.exists()):
         if data_dir is not None:
@@ -86,11 +124,15 @@ def load(name_or_path: str, *, data_dir: Path | None = None) -> Dataset:
                 f"a data folder ({data_dir}) goes with a registered name only, and "
                 f"{name_or_path} is a path: write the whole path"
             )
-        return parquet_path(path)
-    near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), DATASETS, n=1)
+        if path.is_dir() and is_image_folder(path):
+            return image_folder(path, reading)
+        return parquet_path(path, reading)
+    known = sorted({*DATASETS, *FOLDER_DATASETS})
+    near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)
     raise ConfigError(
         f"unknown data set {name_or_path!r}{f' (did you mean {near[0]}?)' if near else ''}: "
-        f"known are {', '.join(sorted(DATASETS))}, or give the path of a Parquet file or folder"
+        f"known are {', '.join(known)}, or give the path of a Parquet file or folder, or of an "
+        "image folder, or hub:NAME"
     )
 
 

@@ -73,6 +73,15 @@ class Examples:
         """
         return self.store.fetch(self.rows_N[positions_B])
 
+    def prefetch(self, positions_B: Tensor) -> None:
+        """Say what will soon be fetched; a store that reads ahead starts on it, others ignore it.
+
+        Args:
+            positions_B: int64 positions, exactly those of the fetch to come.
+        """
+        if callable(ahead := getattr(self.store, "prefetch", None)):
+            ahead(self.rows_N[positions_B])
+
     def select(self, positions: Tensor) -> Examples:
         """The examples at these positions; they keep their ids.
 

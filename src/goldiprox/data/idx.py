@@ -17,16 +17,17 @@ from goldiprox.schema import DataError
 __all__ = ["idx_shape", "read_idx"]
 
 REMEDY = "get the file again"
-UNSIGNED_BYTE = 0x08
+KINDS = {"uint8": (0x08, "unsigned bytes"), "int32": (0x0C, "32-bit integers")}
 DEFLATE_LIMIT = 1032  # deflate cannot shrink data more than this
 
 
-def idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
+def idx_shape(path: Path, dimensions: int, kind: str = "uint8") -> tuple[int, ...]:
     """Read the shape from a file's header.
 
     Args:
-        path: an idx file of unsigned bytes, plain or compressed with gzip.
+        path: an idx file, plain or compressed with gzip.
         dimensions: how many dimensions it must have: 3 for images, 1 for labels.
+        kind: what it holds, ``uint8`` or ``int32``.
 
     Returns:
         The shape, the count of examples first.
@@ -35,23 +36,23 @@ def idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
         DataError: if it is no such file.
     """
     with _open(path) as stream:
-        return _header(path, stream, dimensions)
+        return _header(path, stream, dimensions, kind)
 
 
-def read_idx(path: Path, out: NDArray[np.uint8]) -> None:
+def read_idx(path: Path, out: NDArray[np.uint8] | NDArray[np.int32]) -> None:
     """Read a file's content into an array made for it, so that nothing is held twice.
 
     Args:
-        path: an idx file of unsigned bytes, plain or compressed with gzip.
+        path: an idx file, plain or compressed with gzip.
         out: contiguous array of the shape that :func:`idx_shape` gave.
 
     Raises:
         DataError: if the file is truncated, damaged or longer than its header says.
     """
-    target = out.reshape(-1).data  # a view, since out is contiguous
+    target = out.reshape(-1).view(np.uint8).data  # a view, since out is contiguous
     done = 0
     with _open(path) as stream:
-        _header(path, stream, out.ndim)
+        _header(path, stream, out.ndim, str(out.dtype))
         try:
             while done < len(target):
                 read = stream.readinto(target[done:])  # type: ignore[attr-defined]
@@ -72,6 +73,8 @@ def read_idx(path: Path, out: NDArray[np.uint8]) -> None:
         raise DataError(
             f"{path}: more data than the {len(target)} bytes its header announces; {REMEDY}"
         )
+    if out.dtype.itemsize > 1:
+        out[...] = out.view(out.dtype.newbyteorder(">"))  # the format's byte order
 
 
 def _open(path: Path) -> BinaryIO:
@@ -84,13 +87,14 @@ def _open(path: Path) -> BinaryIO:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
-def _header(path: Path, stream: BinaryIO, dimensions: int) -> tuple[int, ...]:
-    expected = bytes([0, 0, UNSIGNED_BYTE, dimensions])
+def _header(path: Path, stream: BinaryIO, dimensions: int, kind: str) -> tuple[int, ...]:
+    code, name = KINDS[kind]
+    expected = bytes([0, 0, code, dimensions])
     try:
         magic = stream.read(4)
         if magic != expected:
             raise DataError(
-                f"{path}: not an idx file of unsigned bytes in {dimensions} dimension(s): starts "
+                f"{path}: not an idx file of {name} in {dimensions} dimension(s): starts "
                 f"with 0x{magic.hex()}, 0x{expected.hex()} expected; {REMEDY}"
             )
         sizes = stream.read(4 * dimensions)

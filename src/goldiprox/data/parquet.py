@@ -21,11 +21,21 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from goldiprox.data.messages import first_line
+from goldiprox.data.settings import Reading
 from goldiprox.schema import DataError
 
-__all__ = ["ParquetImages", "find_shards", "read_images"]
+__all__ = [
+    "ParquetImages",
+    "ParquetTexts",
+    "find_shards",
+    "holds_texts",
+    "read_groups",
+    "read_images",
+    "read_texts",
+]
 
 IMAGE_COLUMNS = ("img", "image")
+TEXT_COLUMNS = ("text", "sentence")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 SUBFOLDERS = ("", "plain_text", "data", "default")
 """Where the hub's data sets and its converted copies put their files."""
@@ -52,7 +62,26 @@ class ParquetImages:
     class_names: tuple[str, ...] | None
 
 
-def find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ParquetTexts:
+    """What was read of texts: the training files' rows first, then the test files' rows.
+
+    Attributes:
+        texts: an Arrow column of strings.
+        labels_N: int64 labels, not negative.
+        train_count: how many rows came from the training files.
+        class_names: names from the files' metadata, where it has them.
+    """
+
+    texts: pa.ChunkedArray
+    labels_N: Tensor
+    train_count: int
+    class_names: tuple[str, ...] | None
+
+
+def find_shards(
+    folder: Path, tests: Sequence[str] = ("test", "validation")
+) -> tuple[list[Path], list[Path]]:
     """Find a data set's training and test files in a folder.
 
     Takes ``train*.parquet`` (or a folder ``train``) and ``test*.parquet``; where there is no test
@@ -61,6 +90,8 @@ def find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
 
     Args:
         folder: an existing folder.
+        tests: what test files may be called, the first that is there; GLUE's test files have no
+            labels.
 
     Returns:
         Training files and test files, each sorted by name; both empty if nothing was found.
@@ -74,7 +105,7 @@ def find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
         if not files and not (place / "train").is_dir():
             continue
         train = _split_files(place, "train")
-        test = _split_files(place, "test") or _split_files(place, "validation")
+        test = next((found for name in tests if (found := _split_files(place, name))), [])
         if not train and len(files) == 1 and not test:
             return files, []
         if not train:
@@ -87,7 +118,92 @@ def find_shards(folder: Path) -> tuple[list[Path], list[Path]]:
     return [], []
 
 
-def read_images(train: Sequence[Path], test: Sequence[Path]) -> ParquetImages:
+def holds_texts(path: Path, reading: Reading) -> bool:
+    """Whether a file's input column holds texts."""
+    file = _open(path)
+    for name in _named(reading.input_column, (*IMAGE_COLUMNS, *TEXT_COLUMNS)):
+        if name in file.schema_arrow.names:
+            return is_text(file.schema_arrow.field(name).type)
+    return False
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def read_texts(train: Sequence[Path], test: Sequence[Path], reading: Reading) -> ParquetTexts:
+    """Read texts and labels.
+
+    Args:
+        train: Parquet files of the training set, at least one.
+        test: Parquet files of the test set.
+        reading: names columns, where the user does.
+
+    Returns:
+        Texts and labels.
+
+    Raises:
+        DataError: if a column is missing or of another type, or a text or label is null.
+    """
+    paths = [*train, *test]
+    known = _named(reading.label_column, LABEL_COLUMNS)
+    chunks: list[Any] = []
+    labels, names = [], set()
+    for path in paths:
+        file = _open(path)
+        name = _column(path, file, _named(reading.input_column, TEXT_COLUMNS), "text")
+        kind = file.schema_arrow.field(name).type
+        if not is_text(kind):
+            raise DataError(f"{path}: column {name} holds {kind}, texts expected")
+        texts = _read_column(path, file, name)
+        if texts.null_count:
+            row = texts.to_pylist().index(None)
+            raise DataError(f"{path}: {texts.null_count} texts are null (first: row {row})")
+        chunks += texts.cast(pa.large_string()).chunks
+        labels.append(_read_labels(path, file, known))
+        names.add(_class_names(path, file, known))
+    if len(names) > 1:
+        raise DataError(f"{paths[0].parent}: the files disagree on the names of the classes")
+    if not sum(len(part) for part in labels):
+        raise DataError(f"{paths[0]}: no rows")
+    return ParquetTexts(
+        texts=pa.chunked_array(chunks, pa.large_string()),
+        labels_N=torch.from_numpy(np.concatenate(labels)),
+        train_count=sum(len(part) for part in labels[: len(train)]),
+        class_names=names.pop(),
+    )
+
+
+def read_groups(paths: Sequence[Path], column: str | None) -> list[Any] | None:
+    """The group of each row of these files, one file after the other; None without a column.
+
+    Raises:
+        DataError: if a file has no such column.
+    """
+    if column is None:
+        return None
+    found: list[Any] = []
+    for path in paths:
+        file = _open(path)
+        found += _read_column(path, file, _column(path, file, [column], "group")).to_pylist()
+    return found
+
+
+def _named(name: str | None, known: Sequence[str]) -> Sequence[str]:
+    return known if name is None else [name]
+
+
+def _read_column(path: Path, file: Any, column: str) -> Any:
+    try:
+        return file.read(columns=[column]).column(column)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged ({first_line(error)}); get the file again") from error
+
+
+def read_images(
+    train: Sequence[Path], test: Sequence[Path], reading: Reading | None = None
+) -> ParquetImages:
     """Decode all images into one array that is reserved beforehand.
 
     Streams record batches, so memory peaks at the array plus a few megabytes.
@@ -95,6 +211,7 @@ def read_images(train: Sequence[Path], test: Sequence[Path]) -> ParquetImages:
     Args:
         train: Parquet files of the training set, at least one.
         test: Parquet files of the test set.
+        reading: names columns, where the user does.
 
     Returns:
         Images and labels.
@@ -105,9 +222,11 @@ def read_images(train: Sequence[Path], test: Sequence[Path]) -> ParquetImages:
             disagree on class names; the message names file and row.
     """
     paths = [*train, *test]
+    reading = reading or Reading()
+    known = _named(reading.label_column, LABEL_COLUMNS)
     files = [_open(path) for path in paths]
-    labels = [_read_labels(path, file) for path, file in zip(paths, files, strict=True)]
-    names = {_class_names(path, file) for path, file in zip(paths, files, strict=True)}
+    labels = [_read_labels(path, file, known) for path, file in zip(paths, files, strict=True)]
+    names = {_class_names(path, file, known) for path, file in zip(paths, files, strict=True)}
     if len(names) > 1:
         raise DataError(f"{paths[0].parent}: the files disagree on the names of the classes")
     counts = [len(part) for part in labels]
@@ -118,7 +237,7 @@ def read_images(train: Sequence[Path], test: Sequence[Path]) -> ParquetImages:
     workers = min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         for path, file in zip(paths, files, strict=True):
-            column = _column(path, file, IMAGE_COLUMNS, "image")
+            column = _column(path, file, _named(reading.input_column, IMAGE_COLUMNS), "image")
             row = 0
             for encoded in _encoded_batches(path, file, column):
                 if images is None:
@@ -181,27 +300,24 @@ def _column(path: Path, file: Any, known: Sequence[str], what: str) -> str:
     )
 
 
-def _class_names(path: Path, file: Any) -> tuple[str, ...] | None:
+def _class_names(path: Path, file: Any, known: Sequence[str]) -> tuple[str, ...] | None:
     raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
     if raw is None:
         return None
     try:
         features = json.loads(raw)["info"]["features"]
-        names = features[_column(path, file, LABEL_COLUMNS, "label")].get("names")
+        names = features[_column(path, file, known, "label")].get("names")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # metadata of another tool's making: labels speak for themselves
     return tuple(str(name) for name in names) if isinstance(names, list) and names else None
 
 
-def _read_labels(path: Path, file: Any) -> NDArray[np.int64]:
-    column = _column(path, file, LABEL_COLUMNS, "label")
+def _read_labels(path: Path, file: Any, known: Sequence[str]) -> NDArray[np.int64]:
+    column = _column(path, file, known, "label")
     kind = file.schema_arrow.field(column).type
     if not pa.types.is_integer(kind):
         raise DataError(f"{path}: column {column} holds {kind}, integers 0..C-1 expected")
-    try:
-        values = file.read(columns=[column]).column(column)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged ({first_line(error)}); get the file again") from error
+    values = _read_column(path, file, column)
     if values.null_count:
         row = values.to_pylist().index(None)
         raise DataError(f"{path}: {values.null_count} labels are null (first: row {row})")

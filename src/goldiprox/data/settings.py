@@ -13,14 +13,50 @@ import torch
 from goldiprox.data.noise import LabelNoise, duplicate
 from goldiprox.schema import ConfigError
 
-__all__ = ["DataConfig", "HoldoutMode"]
+__all__ = ["DataConfig", "HoldoutMode", "Reading"]
 
 HoldoutMode = Literal["split", "own", "reuse", "halves"]
 """Where an irreducible-loss model's training examples come from; see :class:`DataConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class Reading:
+    """How files are read."""
+
+    input_column: str | None = None
+    """Column of a Parquet file or hub data set that holds the images or texts. By default img,
+    image, text or sentence."""
+
+    label_column: str | None = None
+    """Column that holds the labels. By default label, labels or fine_label."""
+
+    group_column: str | None = None
+    """Column that holds a group of each example, kept beside it for audits."""
+
+    image_size: int | None = None
+    """Resize the images of a folder to squares of this many pixels; needed where they differ."""
+
+    skip_unreadable: bool = False
+    """Leave out images of a folder that cannot be read instead of stopping at the first; reads
+    every image once before training. How many were left out is recorded."""
+
+    workers: int | None = None
+    """Processes that read images of a folder; 0 reads in the training process. By default one a
+    core, four at most."""
+
+    lazy: bool | None = None
+    """Read images of a folder as they are needed instead of all at the start. By default where all
+    of them would take more than 1 GiB of memory."""
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise ConfigError(f"--image-size is {self.image_size}; it must be at least 1")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"--workers is {self.workers}; it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Reading):
     """Which data a run uses and what is done to it.
 
     What is left to the data set (``auto``, None) is filled in by
@@ -28,7 +64,9 @@ class DataConfig:
     """
 
     dataset: str
-    """Data set: digits, fashion-mnist, cifar10, or the path of a Parquet file or folder."""
+    """Data set: a name (digits, mnist, qmnist, ambiguous-mnist, fashion-mnist, cifar10, cifar100,
+    cifar100-relevance, cinic10, clothing1m, cola, sst2), the path of a Parquet file, of a folder of
+    them or of an image folder, or hub:NAME."""
 
     data_dir: str | None = None
     """Folder that holds the data set's files. By default they are looked for in
@@ -105,6 +143,7 @@ class DataConfig:
     are."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         LabelNoise(share=self.label_noise, redraw_original=self.redraw_original)
         duplicate(torch.arange(1), self.duplicate, torch.Generator(), stride=1)
         for field, purpose in (

@@ -8,14 +8,24 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from goldiprox.data.messages import first_line
-from goldiprox.data.parquet import ParquetImages, find_shards, read_images
-from goldiprox.data.store import Dataset, make_dataset
+from goldiprox.data.parquet import (
+    ParquetImages,
+    ParquetTexts,
+    find_shards,
+    holds_texts,
+    read_groups,
+    read_images,
+    read_texts,
+)
+from goldiprox.data.settings import Reading
+from goldiprox.data.store import Dataset, TextStore, make_dataset
 from goldiprox.schema import DataError
 
 __all__ = [
@@ -86,11 +96,12 @@ def digits(data_dir: Path | None = None) -> Dataset:
     )
 
 
-def parquet_path(path: Path) -> Dataset:
-    """Labelled images from a Parquet file, or from a folder of training and test files.
+def parquet_path(path: Path, reading: Reading | None = None) -> Dataset:
+    """Labelled images or texts from a Parquet file, or from a folder of training and test files.
 
     Args:
         path: a file, or a folder as :func:`goldiprox.data.parquet.find_shards` reads it.
+        reading: names columns, where the user does.
 
     Returns:
         The data set, named like the path; without test files a fifth of every class is the test
@@ -107,12 +118,23 @@ def parquet_path(path: Path) -> Dataset:
             f"{path}: no Parquet files: name them train*.parquet and test*.parquet, with an image "
             "column (img or image) and a label column"
         )
-    found = read_images(train, test)
-    return from_parquet(path.resolve().stem, path, found, _names_or_numbers(path, found))
+    reading = reading or Reading()
+    found: ParquetImages | ParquetTexts
+    if holds_texts(train[0], reading):
+        found = read_texts(train, test, reading)
+    else:
+        found = read_images(train, test, reading)
+    groups = read_groups([*train, *test], reading.group_column)
+    names = _names_or_numbers(path, found)
+    return from_parquet(path.resolve().stem, path, found, names, groups)
 
 
 def from_parquet(
-    name: str, path: Path, found: ParquetImages, class_names: tuple[str, ...]
+    name: str,
+    path: Path,
+    found: ParquetImages | ParquetTexts,
+    class_names: tuple[str, ...],
+    groups: list[Any] | None = None,
 ) -> Dataset:
     """Make a data set of what was read; without test files, of a part of the training files."""
     total = len(found.labels_N)
@@ -120,13 +142,14 @@ def from_parquet(
         test_rows = torch.arange(found.train_count, total)
     else:
         test_rows = stratified_test_rows(found.labels_N)
+    inputs = found.images_NCHW if isinstance(found, ParquetImages) else TextStore(found.texts)
     return make_dataset(
-        name, found.images_NCHW, found.labels_N, test_rows,
-        class_names=class_names, source=str(path),
+        name, inputs, found.labels_N, test_rows,
+        class_names=class_names, source=str(path), groups=groups,
     )  # fmt: skip
 
 
-def _names_or_numbers(path: Path, found: ParquetImages) -> tuple[str, ...]:
+def _names_or_numbers(path: Path, found: ParquetImages | ParquetTexts) -> tuple[str, ...]:
     highest = int(found.labels_N.max())
     if found.class_names is not None:
         if highest >= len(found.class_names):
@@ -176,11 +199,11 @@ def absent(
             f"{name} not found in {data_dir}: put {files} there, or name no folder and {ways}"
         )
     named = os.environ.get(ENVIRONMENT)
+    why = f" (download failed: {first_line(failure)})" if failure else ""
     where = f"{ENVIRONMENT}={named} and the usual places" if named else "the usual places"
     return DataError(
         f"{name} not found in {where}: put {files} into a folder and name it with --data-dir or in "
-        f"the environment variable {ENVIRONMENT}, or {ways} (download failed: "
-        f"{first_line(failure) if failure else 'nothing arrived'})"
+        f"the environment variable {ENVIRONMENT}, or {ways}{why}"
     )
 
 

@@ -144,6 +144,7 @@ class Splits:
             "dataset": self.dataset.name,
             "source": self.dataset.source,
             "fingerprint": self.dataset.fingerprint,
+            "left_out": self.dataset.left_out,
             "example_shape": list(self.dataset.store.example_shape),
             "num_classes": self.num_classes,
             "class_names": list(self.dataset.class_names),
@@ -286,6 +287,9 @@ def _resolved(dataset: Dataset, config: DataConfig) -> DataConfig:
             raise ConfigError(f"--confusion {config.confusion}: no class is taken for another")
     return replace(
         config,
+        # How files are read does not change what they hold.
+        workers=None,
+        lazy=None,
         holdout_mode=mode,
         holdout=share if shared else None,
         # What was done, not in which file it was written.

@@ -5,19 +5,32 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import pyarrow as pa
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
 from goldiprox.data.settings import HoldoutMode
+from goldiprox.data.text import TextPreprocessor
 from goldiprox.schema import DataError
 
-__all__ = ["Dataset", "ImageStore", "Inputs", "Store", "fingerprint", "make_dataset", "png_bytes"]
+__all__ = [
+    "Dataset",
+    "ImageStore",
+    "Inputs",
+    "Store",
+    "TextStore",
+    "fingerprint",
+    "make_dataset",
+    "png_bytes",
+]
 
 Inputs = Tensor | dict[str, Tensor] | list[str]
 """One batch of raw inputs: a tensor, named tensors, or texts."""
@@ -25,7 +38,12 @@ Inputs = Tensor | dict[str, Tensor] | list[str]
 
 @runtime_checkable
 class Store(Protocol):
-    """Raw inputs by row; a row's number is the example's id."""
+    """Raw inputs by row; a row's number is the example's id.
+
+    A store that reads slowly may also have ``prefetch(rows_B)``: told of rows that will soon be
+    fetched together, it starts reading them and returns at once. See
+    :meth:`goldiprox.data.examples.Examples.prefetch`.
+    """
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -95,6 +113,48 @@ class ImageStore:
         return png_bytes(self.images_NCHW[row])
 
 
+class TextStore:
+    """Texts held in memory, in Arrow's compact form."""
+
+    def __init__(self, texts: Sequence[str] | pa.ChunkedArray) -> None:
+        """Take Python strings or an Arrow column.
+
+        Args:
+            texts: one a row; none may be null.
+        """
+        column = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([list(texts)])
+        self._texts = column.cast(pa.large_string()).combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Empty: a text has no shape before it is tokenised."""
+        return ()
+
+    def fetch(self, rows_B: Tensor) -> list[str]:
+        """The texts of these rows.
+
+        Args:
+            rows_B: int64 rows, in any order; repeats are allowed.
+
+        Returns:
+            One string a row.
+        """
+        found: list[str] = self._texts.take(pa.array(rows_B.numpy())).to_pylist()
+        return found
+
+    def thumbnail(self, row: int) -> bytes:
+        """The start of a text, drawn, as the bytes of a PNG file."""
+        lines = textwrap.wrap(str(self._texts[row].as_py()), 28)[:6] or [""]
+        image = Image.new("L", (180, 12 * len(lines) + 8), 255)
+        drawing = ImageDraw.Draw(image)
+        for number, line in enumerate(lines):
+            drawing.text((4, 4 + 12 * number), line, fill=0)
+        return png_bytes(torch.from_numpy(np.array(image))[None])
+
+
 def png_bytes(pixels_CHW: Tensor) -> bytes:
     """A uint8 image of 1 or 3 channels as the bytes of a PNG file."""
     grey = pixels_CHW.shape[0] == 1
@@ -123,6 +183,9 @@ class Dataset:
         holdout_mode: where the irreducible-loss model's examples come from unless the user says.
         holdout_share: share of the training set for the modes ``split`` and ``reuse``, likewise.
         high_relevance: how many classes are kept whole, likewise; None keeps all of them.
+        left_out: how many images could not be read and are in no part.
+        groups_N: int64 group of each row, for audits; None where no group column was named.
+        group_names: what the groups are called.
     """
 
     name: str
@@ -138,6 +201,9 @@ class Dataset:
     holdout_mode: HoldoutMode = "split"
     holdout_share: float = 0.5
     high_relevance: int | None = None
+    left_out: int = 0
+    groups_N: Tensor | None = None
+    group_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.store)
@@ -166,37 +232,54 @@ def fingerprint(
         sha256 in hex.
     """
     part_N = torch.zeros(len(labels_N), dtype=torch.uint8)
-    part_N[test_rows] = 1
+    part_N[test_rows] = TEST
     if holdout_rows is not None:
-        part_N[holdout_rows] = 2
+        part_N[holdout_rows] = HOLDOUT
     header = {"shape": list(inputs.shape), "dtype": str(inputs.dtype), "layout": 1}
+    return _digest(header, [inputs.contiguous().numpy().data.cast("B")], labels_N, part_N)
+
+
+def _digest(
+    header: dict[str, Any], contents: Iterable[Any], labels_N: Tensor, part_N: Tensor
+) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for tensor in (inputs, labels_N, part_N):
+    for content in contents:
+        digest.update(content)
+    for tensor in (labels_N, part_N):
         digest.update(tensor.contiguous().numpy().data.cast("B"))
     return digest.hexdigest()
 
 
 def make_dataset(
     name: str,
-    images_NCHW: Tensor,
+    inputs: Tensor | Store,
     labels_N: Tensor,
     test_rows: Tensor,
     *,
     class_names: Sequence[str],
     source: str,
     holdout_rows: Tensor | None = None,
+    left_out: Tensor | None = None,
+    preprocess: Preprocess | None = None,
+    contents: Iterable[bytes] | None = None,
+    groups: Sequence[Any] | None = None,
 ) -> Dataset:
     """Put a data set together and check that its parts fit; use it to register your own.
 
     Args:
         name: what to call it.
-        images_NCHW: uint8 images of all parts.
+        inputs: uint8 images NCHW of all parts, or a store.
         labels_N: int64 labels in 0..C-1.
         test_rows: int64 rows that are the test set.
         class_names: one name per class.
         source: where the data was found, for the records.
         holdout_rows: int64 rows of a holdout set of its own, if it has one; then that is what
             irreducible-loss models are trained on. All other rows are the training set.
+        left_out: int64 rows in no part, which keep their ids: images that cannot be read.
+        preprocess: from raw inputs to a model's; measured on the training images unless given.
+        contents: what identifies the inputs of a store that is not in memory, such as names and
+            sizes of files; not needed for images and texts in memory.
+        groups: the group of each row, of any kind that is equal and printed as it should be.
 
     Returns:
         The data set, with fingerprint, and channel means over the training rows.
@@ -204,7 +287,7 @@ def make_dataset(
     Raises:
         DataError: if counts differ, a label is out of range, or a part is empty.
     """
-    store = ImageStore(images_NCHW)
+    store = ImageStore(inputs) if isinstance(inputs, Tensor) else inputs
     if labels_N.dtype != torch.int64:
         raise DataError(f"{source}: labels of type {labels_N.dtype}; give torch.int64")
     if len(labels_N) != len(store):
@@ -216,7 +299,14 @@ def make_dataset(
             f"(first: {int(labels_N[bad[0]])} in row {int(bad[0])}); "
             "get the files again"
         )
-    train_rows, test_rows, holdout_rows = _parts(len(store), test_rows, holdout_rows, source)
+    part_N = _parts(len(store), test_rows, holdout_rows, left_out, source)
+    train_rows, test_rows, own_rows, _ = ((part_N == p).nonzero().flatten() for p in range(4))
+    header = {"shape": [len(store), *store.example_shape], "dtype": str(torch.uint8), "layout": 1}
+    if contents is None:
+        contents = _contents(store)
+    else:
+        header["layout"] = 2
+    numbers: dict[Any, int] = {}
     return Dataset(
         name=name,
         store=store,
@@ -224,30 +314,72 @@ def make_dataset(
         train_rows=train_rows,
         test_rows=test_rows,
         class_names=tuple(class_names),
-        fingerprint=fingerprint(images_NCHW, labels_N, test_rows, holdout_rows),
-        preprocess=ImagePreprocessor.measure(images_NCHW, train_rows),
+        fingerprint=_digest(header, contents, labels_N, part_N),
+        preprocess=preprocess or _measure(store, train_rows),
         source=source,
-        holdout_rows=holdout_rows,
+        holdout_rows=None if holdout_rows is None else own_rows,
         holdout_mode="split" if holdout_rows is None else "own",
+        left_out=0 if left_out is None else len(left_out),
+        groups_N=None
+        if groups is None
+        else torch.tensor([numbers.setdefault(group, len(numbers)) for group in groups]),
+        group_names=tuple(str(group) for group in numbers),
     )
 
 
+TRAIN, TEST, HOLDOUT, LEFT_OUT = range(4)
+MEASURED = 2048
+"""Images of a store that is not in memory on which means and deviations are measured."""
+
+
+def _contents(store: Store) -> Iterator[Any]:
+    """What identifies the inputs of a store in memory."""
+    if isinstance(store, ImageStore):
+        yield store.images_NCHW.contiguous().numpy().data.cast("B")
+        return
+    if isinstance(store, TextStore):
+        for start in range(0, len(store), MEASURED):
+            texts = store.fetch(torch.arange(start, min(start + MEASURED, len(store))))
+            yield json.dumps(texts).encode()
+        return
+    raise DataError(f"a {type(store).__name__} cannot be identified by itself: give contents=")
+
+
+def _measure(store: Store, train_rows: Tensor) -> Preprocess:
+    """Means of the images; of evenly spread training rows where the images are not in memory."""
+    if isinstance(store, TextStore):
+        return TextPreprocessor()
+    if isinstance(store, ImageStore):
+        return ImagePreprocessor.measure(store.images_NCHW, train_rows)
+    count = min(MEASURED, len(train_rows))
+    some = train_rows[torch.linspace(0, len(train_rows) - 1, count).long()]
+    images = store.fetch(some)
+    assert isinstance(images, Tensor)
+    return ImagePreprocessor.measure(images, torch.arange(count))
+
+
 def _parts(
-    count: int, test_rows: Tensor, holdout_rows: Tensor | None, source: str
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Training, test and holdout rows, ascending, each row in one of them."""
-    part_N = torch.zeros(count, dtype=torch.uint8)
-    part_N[test_rows] = 1
+    count: int,
+    test_rows: Tensor,
+    holdout_rows: Tensor | None,
+    left_out: Tensor | None,
+    source: str,
+) -> Tensor:
+    """The number of each row's part."""
+    part_N = torch.full((count,), TRAIN, dtype=torch.uint8)
+    part_N[test_rows] = TEST
     if holdout_rows is not None:
-        if (part_N[holdout_rows] == 1).any():
+        if (part_N[holdout_rows] == TEST).any():
             raise DataError(f"{source}: a row is in the test set and in the holdout set")
-        part_N[holdout_rows] = 2
-    train_rows, test_rows, own_rows = ((part_N == part).nonzero().flatten() for part in range(3))
-    if not len(train_rows) or not len(test_rows):
+        part_N[holdout_rows] = HOLDOUT
+    if left_out is not None:
+        part_N[left_out] = LEFT_OUT
+    sizes = torch.bincount(part_N, minlength=4).tolist()
+    if not sizes[TRAIN] or not sizes[TEST]:
         raise DataError(
-            f"{source}: {len(train_rows)} training and {len(test_rows)} test examples; "
+            f"{source}: {sizes[TRAIN]} training and {sizes[TEST]} test examples; "
             "neither may be empty"
         )
-    if holdout_rows is not None and not len(own_rows):
+    if holdout_rows is not None and not sizes[HOLDOUT]:
         raise DataError(f"{source}: its holdout set is empty")
-    return train_rows, test_rows, None if holdout_rows is None else own_rows
+    return part_N

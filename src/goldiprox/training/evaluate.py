@@ -79,7 +79,10 @@ def evaluate(
     losses: list[Tensor] = []
     predicted: list[Tensor] = []
     with torch.no_grad(), scoring_mode(model, "running"), autocast(feeder.device, precision):
-        for positions_B in order_N.split(EVALUATION_BATCH):
+        parts = order_N.split(EVALUATION_BATCH)
+        for positions_B, following in zip(parts, [*parts[1:], None], strict=True):
+            if following is not None:
+                examples.prefetch(following)
             batch = feeder(examples, positions_B)
             logits_BC, targets_B = default_logits(model, batch).float(), batch[2]
             losses.append(F.cross_entropy(logits_BC, targets_B, reduction="none"))

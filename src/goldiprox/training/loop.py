@@ -26,7 +26,7 @@ from goldiprox.records.steplog import MARKS, StepLog, StepRecord
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
-from goldiprox.selection.plans import Course, Draw, PlanFactory
+from goldiprox.selection.plans import Course, Draw, PlanFactory, ShuffledPools
 from goldiprox.training.build import build
 from goldiprox.training.companion import Companion
 from goldiprox.training.evaluate import evaluate
@@ -354,6 +354,7 @@ class Loop:
         if draw.chosen is None and self.chooser.method.needs_forward:
             with clock("loading", examples=size):
                 pool = self.feeder(self.task.train, positions_B, augmentation)
+                self._read_ahead()
             with clock("scoring", examples=size, flops=self._scoring_flops(size)):
                 selection = self._select(pool, draw)
                 batch = trimmed(take(pool, selection.positions_k))
@@ -389,6 +390,12 @@ class Loop:
             hook.stepped(self, record)
             if self.step % self.per_epoch == 0:
                 hook.epoch_ended(self, self.step // self.per_epoch)
+
+    def _read_ahead(self) -> None:
+        """Tell a store that reads slowly what the next step will ask for."""
+        # Only these pools depend on the step alone; other plans wait for what this step shows.
+        if type(self.plan) is ShuffledPools and self.step + 1 < self.total:
+            self.task.train.prefetch(self.plan.draw(self.step + 1).positions_B)
 
     def _scoring_flops(self, size: int) -> float:
         forward = self._flops[0] + (self.companion.flops[0] if self.companion else 0.0)

@@ -23,7 +23,8 @@ def splits_for(config: DataConfig) -> Splits:
         GoldiproxError: if the data or the subset is absent, damaged or does not fit.
     """
     folder = None if config.data_dir is None else Path(config.data_dir)
-    splits = make_splits(load(config.dataset, data_dir=folder), replace(config, subset=None))
+    dataset = load(config.dataset, data_dir=folder, reading=config)
+    splits = make_splits(dataset, replace(config, subset=None))
     return splits if config.subset is None else reduce_to(splits, Path(config.subset))
 
 

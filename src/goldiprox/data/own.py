@@ -1,0 +1,183 @@
+"""Data sets of the user's own: any with a length and an index, and those of the public hub."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from goldiprox.data.messages import first_line
+from goldiprox.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS
+from goldiprox.data.settings import Reading
+from goldiprox.data.sources import stratified_test_rows
+from goldiprox.data.store import Dataset, TextStore, make_dataset
+from goldiprox.schema import DataError
+
+__all__ = ["from_hub", "from_items"]
+
+
+def from_items(
+    name: str,
+    train: Any,
+    test: Any = None,
+    *,
+    holdout: Any = None,
+    class_names: Sequence[str] | None = None,
+    reading: Reading | None = None,
+) -> Dataset:
+    """Make a data set of map-style ones, such as torchvision's; read into memory once.
+
+    Args:
+        name: what to call it.
+        train: has a length and gives ``(input, label)`` by number, or a mapping with one input and
+            one label column. Inputs are PIL images, uint8 arrays HWC or HW, uint8 tensors CHW, or
+            texts; a transform that makes floats must be taken off.
+        test: likewise; None takes a fifth of every class for testing.
+        holdout: likewise; None if it has no holdout set of its own.
+        class_names: one a class; ``train.classes`` if it has them, else numbers.
+        reading: names the columns of mappings, and a group column if there is one.
+
+    Returns:
+        The data set; ids number the training items first, then the test items, then the holdout's.
+
+    Raises:
+        DataError: if an item has another form, or images differ in size; the item is named.
+    """
+    reading = reading or Reading()
+    inputs: list[Any] = []
+    labels: list[int] = []
+    groups: list[Any] = []
+    counts = []
+    for what, part in (("train", train), ("test", test), ("holdout", holdout)):
+        counts.append(0 if part is None else len(part))
+        for number in range(counts[-1]):
+            where = f"{name}: {what} item {number}"
+            value, label, group = _fields(part[number], where, reading)
+            inputs.append(value if isinstance(value, str) else _pixels(value, where))
+            labels.append(_label(label, where))
+            groups.append(group)
+            if type(inputs[-1]) is not type(inputs[0]):
+                raise DataError(f"{where} is a {type(value).__name__}, unlike the first item")
+            if isinstance(inputs[0], Tensor) and inputs[-1].shape != inputs[0].shape:
+                raise DataError(
+                    f"{where} has the shape {tuple(inputs[-1].shape)}, the first item "
+                    f"{tuple(inputs[0].shape)}; resize all images to one size"
+                )
+    if not counts[0]:
+        raise DataError(f"{name}: no training items")
+    labels_N = torch.tensor(labels, dtype=torch.int64)
+    if class_names is None:
+        numbers = [str(label) for label in range(int(labels_N.max()) + 1)]
+        class_names = getattr(train, "classes", None) or numbers
+    first, second = counts[0], counts[0] + counts[1]
+    return make_dataset(
+        name,
+        TextStore(inputs) if isinstance(inputs[0], str) else torch.stack(inputs),
+        labels_N,
+        stratified_test_rows(labels_N[:first]) if test is None else torch.arange(first, second),
+        class_names=class_names,
+        source=type(train).__name__,
+        holdout_rows=None if holdout is None else torch.arange(second, sum(counts)),
+        groups=groups if reading.group_column else None,
+    )
+
+
+def _fields(item: Any, where: str, reading: Reading) -> tuple[Any, Any, Any]:
+    """Input, label and group of an item."""
+    if isinstance(item, dict):
+        names = (
+            _column(where, reading.input_column, (*IMAGE_COLUMNS, *TEXT_COLUMNS), item),
+            _column(where, reading.label_column, LABEL_COLUMNS, item),
+        )
+        group = reading.group_column
+        return (
+            item[names[0]],
+            item[names[1]],
+            item[_column(where, group, (), item)] if group else None,
+        )
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise DataError(f"{where} is a {type(item).__name__}; (input, label) expected")
+    return item[0], item[1], None
+
+
+def _label(label: Any, where: str) -> int:
+    try:
+        number = int(label)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} has the label {label!r}, a whole number expected") from error
+    if number < 0:
+        raise DataError(f"{where} has the label {number}; an unlabelled item cannot be used")
+    return number
+
+
+def _pixels(value: Any, where: str) -> Tensor:
+    """One image, CHW."""
+    if not isinstance(value, Tensor):
+        if getattr(value, "mode", "L") not in ("L", "RGB"):
+            value = value.convert("RGB")
+        array = np.array(value)
+        value = torch.from_numpy(array) if array.dtype != object else None
+        if value is not None and value.ndim in (2, 3):
+            value = value[None] if value.ndim == 2 else value.permute(2, 0, 1)
+    if value is None or value.dtype != torch.uint8 or value.ndim != 3:
+        raise DataError(
+            f"{where} is no image of uint8 and no text (take transforms off: the library converts "
+            "and normalises)"
+        )
+    found: Tensor = value
+    return found
+
+
+def from_hub(name: str, reading: Reading) -> Dataset:
+    """A data set of the public hub, through the ``datasets`` library and its cache.
+
+    Args:
+        name: ``owner/name``, or ``owner/name:configuration``.
+        reading: names columns, where the user does.
+
+    Returns:
+        The data set. Its ``test`` split is the test set, else ``validation``, else a fifth of
+        every class; a split without labels (GLUE's hold -1) is passed over.
+
+    Raises:
+        DataError: if the library is absent, the hub is out of reach, or columns are missing.
+    """
+    try:
+        library = importlib.import_module("datasets")
+    except ImportError as error:
+        raise DataError(f"hub:{name}: install goldiprox[text], which reads hub data") from error
+    path, _, configuration = name.partition(":")
+    try:
+        splits = library.load_dataset(path, configuration or None)
+    except Exception as error:
+        raise DataError(
+            f"hub:{name}: cannot be had ({first_line(error)}); offline, put its Parquet files into "
+            "a folder (train*.parquet and test*.parquet) and name that folder instead"
+        ) from error
+    if "train" not in splits:
+        raise DataError(f"hub:{name}: no split train, only {', '.join(splits)}")
+    train = splits["train"]
+    label = _column(f"hub:{name}", reading.label_column, LABEL_COLUMNS, train.features)
+    names = getattr(train.features[label], "names", None)
+    test = next(
+        (
+            splits[part]
+            for part in ("test", "validation")
+            if part in splits and len(splits[part]) and min(splits[part][label]) >= 0
+        ),
+        None,
+    )
+    return from_items(f"hub:{name}", train, test, class_names=names, reading=reading)
+
+
+def _column(where: str, given: str | None, known: Sequence[str], present: Any) -> str:
+    for column in [given] if given else known:
+        if column in present:
+            return column
+    raise DataError(
+        f"{where}: no column {given or ' or '.join(known)}; there are {', '.join(present)}"
+    )
