@@ -67,12 +67,14 @@ def read_idx_parts(files: Sequence[Path], classes: int) -> tuple[Tensor, Tensor,
     labels_N = np.empty(sum(counts), np.int64)
     low = 0
     for (images, labels), count in zip(parts, counts, strict=True):
+        if not count:
+            continue
         part = slice(low, low + count)
         read_idx(images, pixels[part])
         labels_N[part] = _read_labels(labels)
-        bad = (labels_N[part] >= classes) | (labels_N[part] < 0)
-        if bad.any():
-            row = int(np.argmax(bad))
+        low_row, high_row = int(labels_N[part].argmin()), int(labels_N[part].argmax())
+        row = low_row if labels_N[part][low_row] < 0 else high_row
+        if not 0 <= labels_N[part][row] < classes:
             raise DataError(
                 f"{labels}: label {labels_N[part][row]} found (row {row}), "
                 f"0..{classes - 1} expected; get the file again"

@@ -42,7 +42,7 @@ def confusion_matrix(
     """
     if not len(splits.holdout):
         raise ConfigError("no holdout set to count confusions on; use --holdout-mode split")
-    config = resolved(config)
+    config = resolved(config, splits.train.store.example_shape)
     task = Task(
         train=splits.train,
         evaluation=splits.validation,
