@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from goldiprox.cli import main
+from goldiprox.cli import COMMANDS, main
 from goldiprox.records.steplog import read_steps
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 
@@ -444,3 +444,12 @@ def test_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1].startswith("goldiprox: interrupted")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parser refuses two flags of one name only when it is made, and only in that command."""
+    with pytest.raises(SystemExit) as stopped:
+        run(name, "--help")
+    assert stopped.value.code == 0
+    assert name in capsys.readouterr().out

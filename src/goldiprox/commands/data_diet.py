@@ -19,6 +19,7 @@ from goldiprox.commands.shared import (
 )
 from goldiprox.config import IrreducibleConfig
 from goldiprox.precompute.data_diet import ScoreConfig
+from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import ScoreTable
 from goldiprox.report.diet import diet_table, reading_lines
 from goldiprox.report.pruned import loss_warnings, losses_table
@@ -38,7 +39,7 @@ def score(
     il: IrreducibleConfig,
     out: Path,
     irreducible: Path | None = None,
-    workers: int | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Score every training example by watching replicas of a model train; one table for all scores.
 
@@ -49,7 +50,7 @@ def score(
         out: The table to write, such as scores.parquet; its replicas are kept in <out>.run.
         il: The irreducible-loss models, where that score is asked for: each scores one half.
         irreducible: Irreducible-loss table of the whole training set to use instead.
-        workers: Processes that train replicas side by side; unless given, one a thread on a CPU.
+        jobs: Processes that train replicas side by side; unless given, one a thread on a CPU.
     """
     splits = splits_of(data)
     with Shown() as shown:
@@ -58,8 +59,8 @@ def score(
             settings,
             out,
             irreducible=il,
-            table=None if irreducible is None else ScoreTable.read(irreducible),
-            workers=workers,
+            table=None if irreducible is None else open_table(irreducible),
+            workers=jobs,
             progress=shown,
             checkpoint=keeping.every(),
         )
@@ -104,7 +105,7 @@ def diet(
     keeping: Flat[Keeping],
     il: IrreducibleConfig,
     out: Path,
-    workers: int | None = None,
+    jobs: int | None = None,
 ) -> None:
     """Score a data set, prune it by each score, train fresh models on what is left, and report.
 
@@ -114,7 +115,7 @@ def diet(
     Args:
         out: Output folder: diet.json, report.html, scores.parquet, runs/.
         il: The irreducible-loss models: each scores the half that it has not seen.
-        workers: Processes that train replicas side by side; unless given, one a thread on a CPU.
+        jobs: Processes that train replicas side by side; unless given, one a thread on a CPU.
     """
     splits = splits_of(data)
     with Shown() as shown:
@@ -123,7 +124,7 @@ def diet(
             settings,
             out,
             irreducible=il,
-            workers=workers,
+            workers=jobs,
             command=command_line(),
             progress=shown,
             checkpoint=keeping.every(),

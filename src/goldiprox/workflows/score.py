@@ -21,7 +21,7 @@ from goldiprox.precompute.diet_scores import SCORES, score
 from goldiprox.precompute.irreducible import irreducible_cost
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder, first_difference, versions
-from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
+from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.schema import TableError
 from goldiprox.selection.methods import METHODS
 from goldiprox.training.feed import Feeder
@@ -46,7 +46,7 @@ def make_scores(
     out: Path,
     *,
     irreducible: IrreducibleConfig | None = None,
-    table: ScoreTable | None = None,
+    table: Table | None = None,
     factory: Factory | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -108,7 +108,7 @@ def score_table(
     folder: Path,
     *,
     irreducible: IrreducibleConfig | None = None,
-    table: ScoreTable | None = None,
+    table: Table | None = None,
     factory: Factory | None = None,
     workers: int | None = None,
     progress: Progress,
@@ -283,7 +283,7 @@ def halves_of(splits: Splits) -> list[Splits]:
 
 
 def _identity(
-    splits: Splits, config: ScoreConfig, irreducible: IrreducibleConfig, table: ScoreTable | None
+    splits: Splits, config: ScoreConfig, irreducible: IrreducibleConfig, table: Table | None
 ) -> dict[str, Any]:
     """Everything that decides what the table holds; where files lie does not."""
     settings = asdict(config) | {"scores": list(config.scores), "epoch": list(config.epoch)}
@@ -314,7 +314,7 @@ def _found(path: Path, identity: Mapping[str, Any]) -> ScoreTable:
     return found
 
 
-def _joined(table: ScoreTable, splits: Splits) -> Any:
+def _joined(table: Table, splits: Splits) -> Any:
     remedy = (
         "leave --irreducible out, and two models that score each other's half are trained, or give "
         "a table of the whole training set"
@@ -343,7 +343,7 @@ def _meaning(name: str) -> dict[str, Any]:
     return {"meaning": entry.meaning, "source": entry.source}
 
 
-def _costs(replicas: Sequence[ScoreTable], table: ScoreTable | None) -> Ledger:
+def _costs(replicas: Sequence[ScoreTable], table: Table | None) -> Ledger:
     ledger = Ledger.from_json({} if table is None else table.provenance.get("ledger", {}))
     for replica in replicas:
         ledger = ledger.merged(Ledger.from_json(replica.provenance["ledger"]))
