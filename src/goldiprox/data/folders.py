@@ -21,6 +21,8 @@ __all__ = ["cinic10", "clothing1m", "files_dataset", "image_folder", "is_image_f
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 IN_MEMORY = 1 << 30
 """Bytes that the images of a folder may take before they are read only as they are needed."""
+FEW = 1 << 25
+"""Bytes that the images of a folder may take to be read in the training process itself."""
 TESTS = ("test", "val", "valid", "validation")
 
 
@@ -238,13 +240,15 @@ def files_dataset(
     reader = FileReader(
         root=root, names=names, shape=image_shape(root / names[0], size), resize=size is not None
     )
-    store = FileStore(reader, reading.workers)
-    left_out = None
-    if reading.skip_unreadable:
-        left_out = torch.tensor(store.find_unreadable(), dtype=torch.int64)
     lazy = reading.lazy
     if lazy is None:
         lazy = len(names) * math.prod(reader.shape) > IN_MEMORY
+    # Starting processes takes longer than reading a few small images.
+    few = not lazy and len(names) * math.prod(reader.shape) < FEW
+    store = FileStore(reader, 0 if few else reading.workers)
+    left_out = None
+    if reading.skip_unreadable:
+        left_out = torch.tensor(store.find_unreadable(), dtype=torch.int64)
     dataset = make_dataset(
         name, store, labels_N, test_rows,
         class_names=classes, source=str(root), holdout_rows=holdout_rows, left_out=left_out,
