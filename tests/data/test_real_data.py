@@ -90,3 +90,18 @@ def test_reading_cifar10_costs_its_bytes_and_a_small_constant(cifar_folder):
     data, cost = map(float, run.stdout.split())
     print(f"images {data:.0f} MiB, peak of resident memory rose by {cost:.0f} MiB")
     assert 0.9 * data < cost < data + 64
+
+
+@pytest.mark.parametrize(
+    "name, train, test, positive", [("cola", 8551, 1043, 0.70), ("sst2", 67349, 872, 0.56)]
+)
+def test_glue(name, train, test, positive):
+    named = os.environ.get("GOLDIPROX_DATA_DIR")
+    if not named or not (Path(named) / name / "train.parquet").exists():
+        pytest.skip(f"no {name} in GOLDIPROX_DATA_DIR")
+    dataset = load(name, data_dir=Path(named))
+    assert (len(dataset.train_rows), len(dataset.test_rows)) == (train, test)
+    assert float(dataset.labels_N[dataset.train_rows].double().mean()) == pytest.approx(
+        positive, abs=0.01
+    )
+    assert all(dataset.store.fetch(torch.arange(100)))

@@ -6,11 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
+from goldiprox.analysis.compare import summarise
+from goldiprox.config import TrainConfig
 from goldiprox.data.datasets import load, make_dataset
 from goldiprox.data.examples import Examples
 from goldiprox.data.shift import keep_relevant, mix
 from goldiprox.data.splits import DataConfig, make_splits
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.steplog import read_steps
 from goldiprox.schema import ConfigError
+from goldiprox.workflows.train import train_one
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +197,20 @@ def test_one_class_cannot_be_mixed():
     )  # fmt: skip
     with pytest.raises(ConfigError, match="two classes"):
         splits_of(one, ambiguous=0.5)
+
+
+def test_a_run_counts_what_it_chose_of_each_mark(make_tiny_splits, tmp_path):
+    splits = make_tiny_splits(count=400, classes=4, high_relevance=2, low_share=0.5, ambiguous=0.25)
+    train_one(splits, TrainConfig(model="mlp-128", method="uniform", batch=8, epochs=2), tmp_path)
+    steps = read_steps(tmp_path)
+    chosen = torch.tensor(steps["ids"].combine_chunks().flatten().to_numpy())
+    for mark in ("low_relevance", "ambiguous"):
+        expected = splits.train.mark(mark)[splits.train.positions_of(chosen)]
+        assert sum(steps[mark].to_pylist()) == int(expected.sum()) > 0
+    found = summarise([RunFolder(tmp_path)], {})
+    share = splits.train.mark("low_relevance").double().mean()
+    assert found["share_marked_in_data"]["low_relevance"] == pytest.approx(float(share))
+    entry = found["methods"][0]
+    counted = sum(steps["low_relevance"].to_pylist()) / len(chosen)
+    assert entry["selected_share"]["low_relevance"] == pytest.approx(counted)
+    assert len([point["ambiguous"] for point in entry["curve"]]) == 2

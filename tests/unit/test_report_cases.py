@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from goldiprox.analysis.gallery import SCHEMA
 from goldiprox.analysis.verdict import verdicts
 from goldiprox.records.files import write_json
 from goldiprox.report.html import write_report
 from goldiprox.report.tables import method_table
+from goldiprox.report.terminal import terminal_table
 
 METHODS = ("uniform", "uniform-full", "loss", "rho-loss", "something-new")
 HOSTILE = "<script>alert('shoe')</script>"
@@ -257,3 +259,18 @@ def test_matthews_correlation_has_columns_where_every_method_has_it() -> None:
     assert rows[1].cells[3].text == "52.0 ± 1.4"
     made["methods"][0]["final_matthews"] = None
     assert "best_matthews" not in [c.key for c in method_table(made)[0]]
+
+
+def test_shares_of_low_relevance_and_ambiguity_fit_into_the_terminals_table():
+    made = comparison()
+    for entry in made["methods"]:
+        entry["selected_share"] |= {"low_relevance": 0.125, "ambiguous": 0.0625}
+    table = terminal_table(made)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table)
+    shown = console.export_text()
+    assert "wrong/low/ambig." in shown
+    assert "/12.5/6.2" in shown
+    for entry in made["methods"]:
+        assert entry["method"] in shown
+    assert "…" not in shown

@@ -13,6 +13,9 @@ from goldiprox.report.tables import has_noise, known_marks
 
 __all__ = ["terminal_table", "verdict_lines"]
 
+CHOSEN = {"corrupted": "wrong", "low_relevance": "low", "ambiguous": "ambig."}
+"""Short names of what chosen examples may be: labelled wrongly, of low relevance, ambiguous."""
+
 MARKS = {True: "✓", False: "✗", None: "?"}
 
 
@@ -41,10 +44,11 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
         "speedup\nseconds*",
         "FLOPs to\ntarget*",
     ]
-    marks = known_marks(comparison)
+    marks = list(known_marks(comparison))
     if has_noise(comparison) or not marks:
-        marks = {"corrupted": "wrong labels", **marks}
-    for heading in [*headings, *(f"{name.replace(' ', chr(10))} %" for name in marks.values())]:
+        marks.insert(0, "corrupted")
+    # Several shares stand in one column: the table must fit.
+    for heading in [*headings, _chosen_heading(marks)]:
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in comparison["methods"]:
         speedup = entry["speedup_over_uniform"]
@@ -58,10 +62,16 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
             formats.speedup(speedup["steps"]),
             formats.speedup(speedup["seconds_charged"]),
             formats.flops(entry["flops_to_target"]["charged"]["mean_curve"]),
-            *(formats.accuracy(entry["selected_share"][mark]) for mark in marks),
+            "/".join(formats.accuracy(entry["selected_share"][mark]) for mark in marks),
         )
     table.caption = "* irreducible-loss model, scoring and proxy charged; speedups are over uniform"
     return table
+
+
+def _chosen_heading(marks: list[str]) -> str:
+    if marks == ["corrupted"]:
+        return "wrong\nlabels %"
+    return "/".join(CHOSEN[mark] for mark in marks) + "\n% chosen"
 
 
 def _budget_table(comparison: dict[str, Any]) -> Table:
