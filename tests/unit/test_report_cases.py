@@ -269,8 +269,8 @@ def test_shares_of_low_relevance_and_ambiguity_fit_into_the_terminals_table():
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table)
     shown = console.export_text()
-    assert "wrong/low/ambig." in shown
-    assert "/12.5/6.2" in shown
+    assert "ambig. %" in shown
+    assert "/12/6" in shown
     for entry in made["methods"]:
         assert entry["method"] in shown
     assert "…" not in shown

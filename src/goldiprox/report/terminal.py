@@ -62,7 +62,7 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
             formats.speedup(speedup["steps"]),
             formats.speedup(speedup["seconds_charged"]),
             formats.flops(entry["flops_to_target"]["charged"]["mean_curve"]),
-            "/".join(formats.accuracy(entry["selected_share"][mark]) for mark in marks),
+            _chosen(entry["selected_share"], marks),
         )
     table.caption = "* irreducible-loss model, scoring and proxy charged; speedups are over uniform"
     return table
@@ -71,7 +71,13 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
 def _chosen_heading(marks: list[str]) -> str:
     if marks == ["corrupted"]:
         return "wrong\nlabels %"
-    return "/".join(CHOSEN[mark] for mark in marks) + "\n% chosen"
+    return "/\n".join(CHOSEN[mark] for mark in marks) + " %"
+
+
+def _chosen(shares: dict[str, float], marks: list[str]) -> str:
+    if len(marks) == 1:
+        return formats.accuracy(shares[marks[0]])
+    return "/".join(f"{100 * shares[mark]:.0f}" for mark in marks)
 
 
 def _budget_table(comparison: dict[str, Any]) -> Table:
