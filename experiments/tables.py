@@ -1,7 +1,8 @@
 """Write the tables of README and docs from comparison.json files, so that nobody types a figure.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a folder under
-``docs/results``. Run: python experiments/tables.py [--check]
+``docs/results``. In a method's card ``<!-- measured: NAME -->`` stands for one line on that method.
+Run: python experiments/tables.py [--check]
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LINE = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(name: str) -> str:
@@ -41,6 +43,28 @@ def table(name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def measured(name: str, method: str) -> str:
+    """One line on a method, for its card."""
+    found = json.loads((RESULTS / name / "comparison.json").read_text())
+    by_name = {entry["method"]: entry for entry in found["methods"]}
+    entry, uniform = by_name[method], by_name["uniform"]
+    data, learner = found["settings"]["data"], found["settings"]["compare"]
+    steps, share = entry["steps_to_target"], entry["selected_share"]["corrupted"]
+    reached = "not reached"
+    if steps["mean_curve"] is not None:
+        before = uniform["steps_to_target"]["mean_curve"]
+        reached = f"reached in {steps['mean_curve']:,.0f} steps (uniform {before:,.0f})"
+    if method == "uniform":
+        reached = f"its own best, at {steps['mean_curve']:,.0f} steps"
+    return (
+        f"{data['dataset']}, {data['label_noise']:.0%} label noise, {learner['model']}, "
+        f"{learner['epochs']} epochs, {entry['seeds']} seeds: best accuracy "
+        f"{_accuracy(entry['best_accuracy'])} (uniform {_accuracy(uniform['best_accuracy'])}); "
+        f"target {found['target_accuracy']:.1%} {reached}; {share:.1%} of what it chose was "
+        "wrongly labelled.\n"
+    )
 
 
 PAPER_HEAD = (
@@ -120,6 +144,10 @@ def main(arguments: list[str]) -> int:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         made = MARK.sub(lambda m: f"{m.group(1)}{table(m.group(2))}{m.group(3)}", text)
+        card = page.stem
+        made = LINE.sub(
+            lambda m, card=card: f"{m.group(1)}{measured(m.group(2), card)}{m.group(3)}", made
+        )
         if made != text:
             stale.append(page)
             if "--check" not in arguments:

@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_every_method_has_a_card_that_says_needs_cost_and_source(name: str) -> None:
     card = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
     assert card.startswith(f"# {name}\n")
-    for word in ("**Needs**", "**Cost**", "**Source**", "**Helps**", "**Hurts**"):
+    for word in ("**Needs**", "**Cost**", "**Source**", "**Helps**", "**Hurts**", "**Measured**"):
         assert word in card
 
 
