@@ -236,6 +236,10 @@ def test_interrupted_anywhere_it_ends_with_the_same_numbers(tmp_path: Path) -> N
             interruptions += 1
     assert interruptions == 3
     assert found == whole
+    assert {reading["seen"] for reading in found["readings"]} == {None}  # one seed does not tell
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert "0 of 3 seen, 3 undecided. One seed does not tell" in page
+    assert page.count('<li class="undecided">') == 3
 
 
 def test_a_given_table_orders_the_examples_it_was_made_for(tmp_path: Path) -> None:
@@ -299,6 +303,7 @@ def test_tables_that_do_not_fit_are_refused_before_training(tmp_path, change, me
         (["--score-epoch=4"], "--score-epoch 4"),
         (["--interpolations=2"], "--interpolations is 2"),
         (["--seeds=0"], "--seeds is 0"),
+        (["--by=loss"], "--by loss is a column of a score table; name the table with --scores"),
         (["--model=nonsense"], "nonsense"),
         (["--batch=100000"], "--pool 100000"),
         (["--scores=absent.parquet"], "absent.parquet does not exist"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
+from goldiprox.analysis import dynamics
 from goldiprox.analysis.dynamics import (
     error_barrier,
     errors_between,
@@ -82,6 +84,33 @@ def test_velocities_take_each_kernel_once():
             kernels.append(tangent_kernel(model, inputs))
         assert value == pytest.approx(kernel_distance(*kernels), rel=1e-6)
         assert value > 0.001
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_distances_are_taken_some_rows_at_a_time(monkeypatch, rows):
+    first, second = draw(6, 6), draw(6, 6, seed=1)
+    monkeypatch.setattr(dynamics, "ROWS", rows)
+    cosine = (first * second).double().sum() / (first.double().norm() * second.double().norm())
+    assert kernel_distance(first, second) == pytest.approx(1 - float(cosine), rel=1e-6)
+
+
+def test_no_third_kernel_is_held(monkeypatch):
+    """Each is as large as (examples x classes) squared."""
+    held, alive = [], []
+
+    def kernel(model, inputs):
+        alive.append(sum(k() is not None for k in held))
+        found = torch.eye(3) * len(held)
+        found[0, 1] = 1
+        held.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(dynamics, "tangent_kernel", kernel)
+    model = nn.Linear(2, 2)
+    found = list(kernel_velocities(model, None, lambda _: model.state_dict(), [0, 1, 2, 5, 6]))
+    assert [epoch for epoch, _ in found] == [0, 1, 2, 5, 6]
+    assert len(held) == 7
+    assert max(alive) == 1
 
 
 def test_windows_run_from_the_lowest_to_the_highest():

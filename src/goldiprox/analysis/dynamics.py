@@ -8,6 +8,7 @@ Fort et al. 2020 (arXiv:2010.15110), the error barrier after Frankle et al. 2020
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,9 @@ __all__ = [
     "kernel_velocities",
     "window_starts",
 ]
+
+ROWS = 256
+"""Rows of a kernel that are widened to float64 at once."""
 
 Weights = Mapping[str, Tensor]
 """A model's state dict."""
@@ -56,17 +60,23 @@ def kernel_distance(kernel: Tensor, other: Tensor) -> float:
             f"kernels of shapes {tuple(kernel.shape)} and {tuple(other.shape)} have no distance; "
             "take them on the same examples"
         )
-    # Scaled first, and in float64: squares of large kernels overflow, and near distances cancel.
-    first, second = kernel.double().flatten(), other.double().flatten()
-    sizes = torch.linalg.vector_norm(first), torch.linalg.vector_norm(second)
-    if not all(bool(size.isfinite()) and float(size) > 0 for size in sizes):
+    # In float64, some rows at a time: squares of large kernels overflow, near distances cancel.
+    sizes = [_size(matrix) for matrix in (kernel, other)]
+    if not all(math.isfinite(size) and size > 0 for size in sizes):
         raise DataError(
-            f"a kernel's norm is {' and '.join(f'{float(s):g}' for s in sizes)}: the model has no "
+            f"a kernel's norm is {' and '.join(f'{size:g}' for size in sizes)}: the model has no "
             "gradient on these examples, or weights that are not finite; lower the learning rate"
         )
-    difference = first / sizes[0] - second / sizes[1]
     # |u - v|^2 / 2 equals 1 - <u, v> for unit vectors, without its cancellation.
-    return float(difference.square().sum() / 2)
+    pairs = zip(kernel.split(ROWS), other.split(ROWS), strict=True)
+    squares = [(k.double() / sizes[0] - o.double() / sizes[1]).square().sum() for k, o in pairs]
+    return float(torch.stack(squares).sum() / 2)
+
+
+def _size(kernel: Tensor) -> float:
+    """Frobenius norm."""
+    parts = [torch.linalg.vector_norm(rows.double()) for rows in kernel.split(ROWS)]
+    return float(torch.linalg.vector_norm(torch.stack(parts)))
 
 
 def kernel_velocities(
@@ -88,19 +98,21 @@ def kernel_velocities(
     Yields:
         t and ``S(w_t, w_t+1)``, distance per epoch.
     """
-    known: tuple[int, Tensor] | None = None
 
     def kernel(epoch: int) -> Tensor:
-        if known is not None and known[0] == epoch:
-            return known[1]
         model.load_state_dict(weights_at(epoch))
         return tangent_kernel(model, inputs)
 
     model.eval()
+    known: tuple[int, Tensor] | None = None
     for epoch in epochs:
-        before, after = kernel(epoch), kernel(epoch + 1)
-        known = (epoch + 1, after)
+        before = known[1] if known is not None and known[0] == epoch else None
+        known = None  # let go of what is not needed before the next kernel is made
+        before = kernel(epoch) if before is None else before
+        after = kernel(epoch + 1)
         yield epoch, kernel_distance(before, after)
+        known = (epoch + 1, after)
+        del before, after
 
 
 def window_starts(count: int, size: int, windows: int) -> list[int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["paired", "spread"]
+__all__ = ["above", "jointly", "paired", "spread"]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -37,3 +37,16 @@ def paired(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     error = found["std"] / math.sqrt(len(differences))
     better = None if abs(found["mean"]) <= 2 * error else found["mean"] > 0
     return {"difference": found["mean"], "error": error, "better": better}
+
+
+def above(values: Sequence[float], limit: float) -> bool | None:
+    """Whether a mean over seeds lies above a limit: by the rule of :func:`paired`."""
+    better: bool | None = paired(values, [limit] * len(values))["better"]
+    return better
+
+
+def jointly(verdicts: Sequence[bool | None]) -> bool | None:
+    """A claim with several parts: false if one of them is, true if all are, else undecided."""
+    if any(verdict is False for verdict in verdicts):
+        return False
+    return True if all(verdicts) else None

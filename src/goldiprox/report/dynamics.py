@@ -41,6 +41,7 @@ def write_dynamics_report(out: Path) -> Path:
         .render(
             summary=summary,
             seen=sum(bool(reading["seen"]) for reading in summary["readings"]),
+            undecided=sum(reading["seen"] is None for reading in summary["readings"]),
             readings=[
                 {**reading, "badge": BADGES.get(reading["seen"], UNDECIDED)}
                 for reading in summary["readings"]

@@ -28,14 +28,15 @@ from goldiprox.analysis.dynamics_summary import summarise_dynamics
 from goldiprox.config import config_hash
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.models.registry import build_model, factory_name, model_factory, parameter_count
+from goldiprox.models.registry import factory_name, parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import ScoreTable, Table
 from goldiprox.report.dynamics import write_dynamics_report
-from goldiprox.schema import CheckpointError
+from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
+from goldiprox.training.build import build
 from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import CheckpointEvery, Task, train
 from goldiprox.training.optimization import resolve_device
@@ -97,14 +98,15 @@ class _Study:
     def blank(self) -> tuple[nn.Module, Feeder]:
         """A model to load weights into, in evaluation mode, and what feeds it."""
         task = self.arms[0].task
-        model = build_model(
-            self.factory or model_factory(self.config.model),
-            task.train.store.example_shape,
+        model, feeder = build(
+            self.factory or self.config.model,
+            task.train,
+            task.preprocess,
             task.num_classes,
-            0,
+            seed=0,
+            device=resolve_device(self.config.device),
         )
-        feeder = Feeder.of(model, task.preprocess, resolve_device(self.config.device))
-        return feeder.place(model).eval(), feeder
+        return model.eval(), feeder
 
 
 def dynamics(
@@ -153,6 +155,11 @@ def dynamics(
     require_possible(config.training(0), study.arms[0].task, factory)
     starts = window_starts(count, config.window, config.windows)
     example_sets(torch.arange(count), config.set_size, torch.Generator())
+    if scores is None and config.by != EL2N:
+        raise ConfigError(
+            f"--by {config.by} is a column of a score table; name the table with --scores, or "
+            f"leave --by out to order by {EL2N}"
+        )
     given: dict[str, Table] = {} if scores is None else _given_scores(study, scores)
     _open(study, splits, scores, command)
 
