@@ -85,9 +85,13 @@ class DietConfig:
     """Seed of the first replica; fresh models have seeds of their own beyond the replicas'."""
 
     def __post_init__(self) -> None:
-        for name in ("by", "shares"):
-            if not getattr(self, name):
+        for name in ("by", "shares", "offsets"):
+            values = getattr(self, name)
+            if not values and name != "offsets":
                 raise ConfigError(f"--{name} is empty; name at least one")
+            if len(set(values)) < len(values):
+                # Its runs would count twice, and a spread over seeds would look too small.
+                raise ConfigError(f"--{name} names something twice: {','.join(map(str, values))}")
         absent = [name for name in self.by if name not in self.all_scores]
         if absent:
             raise ConfigError(f"--by {absent[0]}: that score is not computed; add it to --scores")
@@ -109,10 +113,14 @@ class DietConfig:
         return (*(name for name in self.scores if name != ALWAYS), ALWAYS)
 
     @property
+    def ordered_by(self) -> tuple[str, ...]:
+        """Scores to prune by, the control last."""
+        return (*(name for name in self.by if name != ALWAYS), ALWAYS)
+
+    @property
     def pruned_by(self) -> tuple[str, ...]:
-        """Columns to prune by, the control included."""
-        names = (*(name for name in self.by if name != ALWAYS), ALWAYS)
-        return tuple(score(name).column for name in names)
+        """Their columns."""
+        return tuple(score(name).column for name in self.ordered_by)
 
     def scoring(self, scores: tuple[str, ...] | None = None) -> ScoreConfig:
         """Settings of the score table, of all scores unless some are named."""
