@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from goldiprox.schema import GoldiproxError
+from goldiprox.schema import ConfigError, GoldiproxError
 
-__all__ = ["cores", "run_parallel"]
+__all__ = ["Tell", "cores", "run_parallel"]
 
-Tell = Callable[[str], None]
+Tell = Callable[[Any], None]
 Job = Callable[[Any, Any, Tell], Any]
 """Called with what all jobs share, with its own argument, and with a way to say how it goes."""
 
@@ -34,7 +34,14 @@ def cores() -> int:
 
 
 def run_parallel(
-    job: Job, shared: Any, arguments: Sequence[Any], processes: int, tell: Tell
+    job: Job,
+    shared: Any,
+    arguments: Sequence[Any],
+    processes: int,
+    tell: Tell,
+    *,
+    threads: int | None = None,
+    flag: str = "--jobs",
 ) -> Iterator[tuple[int, Any]]:
     """Run jobs, as many at a time as there are processes; yields (number, result) as they end.
 
@@ -47,15 +54,26 @@ def run_parallel(
         arguments: one per job.
         processes: how many at a time.
         tell: told what the jobs say of themselves.
+        threads: of each process; None gives each its part of the cores.
+        flag: sets the number of processes on the command line, for messages.
 
     Raises:
-        GoldiproxError: if a process is killed; expected errors of a job are for it to return.
+        ConfigError: if what the jobs share cannot be sent to other processes.
+        GoldiproxError: if a process is killed, or a job raises one.
     """
     context = multiprocessing.get_context("spawn")
     said = context.SimpleQueue()
-    threads = max(1, min(torch.get_num_threads(), cores() // processes))
-    # Plain pickle rather than torch's shared memory, which containers keep small.
-    setup = (pickle.dumps((job, shared)), threads, said)
+    if threads is None:
+        threads = max(1, min(torch.get_num_threads(), cores() // processes))
+    try:
+        # Plain pickle rather than torch's shared memory, which containers keep small.
+        packed = pickle.dumps((job, shared))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"the data or the model cannot be sent to other processes ({error}); stay in this one "
+            f"with {flag} 1"
+        ) from error
+    setup = (packed, threads, said)
     executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=setup)
     try:
         numbers = {executor.submit(_run, argument): n for n, argument in enumerate(arguments)}
@@ -67,7 +85,7 @@ def run_parallel(
                 yield numbers.pop(future), future.result()
     except BrokenProcessPool as error:
         raise GoldiproxError(
-            "a process was killed from outside (out of memory?); with fewer --jobs the same "
+            f"a process was killed from outside (out of memory?); with fewer {flag} the same "
             "command goes on where it stopped"
         ) from error
     except BaseException:  # interrupted, or the caller had enough: they stop where they are
