@@ -178,6 +178,28 @@ def test_prune_joins_other_tables_by_id(tmp_path):
     assert ScoreTable.read(out).ids_N.tolist() == [3 * i for i in range(10)]
 
 
+def test_a_joined_table_that_lacks_ids_is_refused_not_taken_for_pruning(tmp_path):
+    ids = np.arange(300, dtype=np.int64)
+    part = ScoreTable(
+        ids_N=ids[ids != 6], columns={"mine": np.zeros(299, dtype=np.float32)},
+        provenance={"fingerprint": "f"},
+    )  # fmt: skip
+    out = tmp_path / "kept.parquet"
+    with pytest.raises(TableError, match=r"lacks 1 of 100 ids .first: 6.; give that table first"):
+        prune_scores(table(), PruneRule(), out, by="mine", others=[part])
+    prune_scores(part, PruneRule(), out, by="el2n", others=[wide()])
+    assert len(ScoreTable.read(out)) == 150
+
+
+def wide():
+    """More than any other table."""
+    return ScoreTable(
+        ids_N=np.arange(400, dtype=np.int64),
+        columns={"el2n": np.arange(400, dtype=np.float32)},
+        provenance={"fingerprint": "f"},
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -14,9 +14,12 @@ from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import CheckpointError, ConfigError, TableError
+from goldiprox.selection.pruning import PruneRule
 from goldiprox.training.loop import CheckpointEvery
 from goldiprox.workflows import replicas as replicas_module
-from goldiprox.workflows.score import halves_of, make_scores
+from goldiprox.workflows.prune import prune_scores
+from goldiprox.workflows.score import halved, held_out_probabilities, make_scores
+from goldiprox.workflows.tables import describe_table
 
 CONFIG = ScoreConfig(
     model="mlp-128", scores=("el2n", "forgetting", "input-norm"), replicas=2, epoch=(2,), batch=16
@@ -115,6 +118,29 @@ def test_side_by_side_gives_what_one_after_another_gives(make_tiny_splits, tmp_p
         assert np.array_equal(values, tables[1].columns[name]), name
 
 
+def test_the_last_replica_missing_gets_as_many_threads_as_the_others(
+    make_tiny_splits, tmp_path, monkeypatch
+):
+    """More threads add up in another order: going on would not end where an unbroken run ends."""
+    splits, out = make_tiny_splits(), tmp_path / "s.parquet"
+    given = []
+
+    def here(job, shared, arguments, processes, tell, *, threads, flag):
+        given.append((list(arguments), processes, threads, flag))
+        yield from ((n, job(shared, a, tell)) for n, a in enumerate(arguments))
+
+    monkeypatch.setattr(replicas_module, "run_parallel", here)
+    monkeypatch.setattr(replicas_module.torch, "get_num_threads", lambda: 8)
+    config = dataclasses.replace(CONFIG, replicas=3)
+    make_scores(splits, config, out, workers=2)
+    out.unlink()
+    (tmp_path / "s.parquet.run" / "replica-2.parquet").unlink()
+    make_scores(splits, config, out, workers=2)
+    assert given == [([0, 1, 2], 2, 4, "--workers"), ([2], 1, 4, "--workers")]
+    with pytest.raises(ConfigError, match="--workers is 0"):
+        make_scores(splits, config, tmp_path / "t.parquet", workers=0)
+
+
 def test_a_model_that_cannot_be_sent_to_processes_is_refused(make_tiny_splits, tmp_path):
     with pytest.raises(ConfigError, match="--workers 1"):
         make_scores(
@@ -132,22 +158,52 @@ IL = IrreducibleConfig(epochs=2)
 WITH_IL = dataclasses.replace(CONFIG, scores=("el2n", "irreducible-loss"), replicas=1, epoch=(1,))
 
 
-def test_irreducible_losses_come_from_the_half_that_was_not_seen(make_tiny_splits, tmp_path):
-    splits = make_tiny_splits(duplicate=2)
-    halves = halves_of(splits)
-    origins = [set(half.train.origin_N.tolist()) for half in halves]
-    assert not origins[0] & origins[1]
-    assert origins[0] | origins[1] == set(splits.full.origin_N.tolist())
-    for half in halves:
-        seen = [set(part.origin_N.tolist()) for part in (half.train, half.holdout, half.validation)]
+@pytest.mark.parametrize("holdout", ["split", "reuse", "halves"])
+def test_irreducible_losses_come_from_the_half_that_was_not_seen(
+    make_tiny_splits, tmp_path, holdout
+):
+    splits = make_tiny_splits(duplicate=2, label_noise=0.2, holdout_mode=holdout)
+    both = halved(splits)
+    assert both.full.label_digest() == splits.full.label_digest()
+    one, other = (set(fold.scored.origin_N.tolist()) for fold in both.folds)
+    assert not one & other
+    assert one | other == set(splits.full.origin_N.tolist())
+    for fold in both.folds:
+        seen = [set(part.ids_N.tolist()) for part in (fold.fit, fold.validation)]
         assert not seen[0] & seen[1]
-        assert not seen[0] & seen[2]
-        assert not seen[1] & seen[2]
+        assert seen[0] | seen[1] in (one, other)  # originals, no copies
+        assert not (seen[0] | seen[1]) & set(fold.scored.origin_N.tolist())
     out = tmp_path / "s.parquet"
     make_scores(splits, WITH_IL, out, irreducible=IL)
     table = ScoreTable.read(out)
     assert np.isfinite(table.columns[IRREDUCIBLE_LOSS]).all()
     assert table.provenance["ledger"]["phases"]["irreducible-training"]["steps"] > 0
+    # The predictions are those that the losses come from, copies included.
+    found = held_out_probabilities(
+        splits, IL, tmp_path / "s.parquet.run" / "irreducible", target_model=WITH_IL.model
+    )
+    labels = splits.full.targets_N.numpy()
+    assert np.allclose(
+        -np.log(found[np.arange(len(labels)), labels]), table.columns[IRREDUCIBLE_LOSS], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("change", [{"high_relevance": 1, "low_share": 0.5}, {"ambiguous": 0.3}])
+def test_data_that_were_thinned_out_or_mixed_are_so_once(make_tiny_splits, change):
+    splits = make_tiny_splits(label_noise=0.2, **change)
+    both = halved(splits)
+    assert both.dataset is splits.dataset
+    assert both.full.label_digest() == splits.full.label_digest()
+    assert sum(len(fold.scored) for fold in both.folds) == len(splits.full)
+
+
+def test_halves_score_a_subset_and_train_on_everything(make_tiny_splits):
+    splits = make_tiny_splits()
+    reduced = splits.reduced(splits.full.ids_N[::3], "a third")
+    both = halved(reduced)
+    assert both.full.label_digest() == reduced.full.label_digest()
+    assert sum(len(fold.scored) for fold in both.folds) == len(reduced.full)
+    assert sum(len(f.fit) + len(f.validation) for f in both.folds) == len(splits.full)
 
 
 def test_a_table_of_irreducible_losses_is_joined_or_refused(make_tiny_splits, make_table, tmp_path):
@@ -182,6 +238,7 @@ def test_a_table_of_irreducible_losses_is_joined_or_refused(make_tiny_splits, ma
         ({"epoch": (-1,)}, "--epoch -1"),
         ({"epoch": (5,), "epochs": 3}, "--epoch 5 is never reached"),
         ({"batch": 0}, "batch is 0"),
+        ({"epoch": (0,), "epochs": 0}, "--epochs is 0"),
         ({"lr": -1.0}, "lr is -1"),
     ],
 )
@@ -205,3 +262,17 @@ def test_the_page_on_scores_has_every_one_of_them():
     page = (Path(__file__).parents[2] / "docs" / "data-diet.md").read_text(encoding="utf-8")
     for name in SCORES:
         assert f"| `{name}` |" in page
+
+
+def test_what_was_scored_and_what_was_kept_fit_their_own_labels_alone(make_tiny_splits, tmp_path):
+    splits, clean = make_tiny_splits(label_noise=0.2), make_tiny_splits()
+    out, kept = tmp_path / "s.parquet", tmp_path / "kept.parquet"
+    make_scores(splits, WITH_IL, out, irreducible=IL)
+    assert describe_table(out, splits)["fits"].endswith("all of its training examples")
+    for rule, by in (("random", None), ("highest", IRREDUCIBLE_LOSS)):
+        prune_scores(ScoreTable.read(out), PruneRule(rule=rule), kept, by=by)
+        assert describe_table(kept, splits)["fits"].endswith("a part of its training examples")
+        with pytest.raises(TableError, match="other labels"):
+            describe_table(kept, clean)
+    with pytest.raises(TableError, match="other labels"):
+        describe_table(out, clean)

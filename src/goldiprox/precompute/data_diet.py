@@ -38,6 +38,7 @@ from goldiprox.training.loop import CheckpointEvery, Loop, Report, Task, train
 
 __all__ = [
     "LABEL",
+    "SCORING_BATCH",
     "ScoreConfig",
     "ScoreHook",
     "average",
@@ -123,6 +124,8 @@ class ScoreConfig:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be at least 1")
         if min(self.epoch) < 0:
             raise ConfigError(f"--epoch {min(self.epoch)} is before the training; 0 is its start")
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(f"--epochs is {self.epochs}; it must be at least 1")
         if self.epochs is not None and self.epochs < max(self.epoch):
             raise ConfigError(
                 f"--epoch {max(self.epoch)} is never reached: --epochs is {self.epochs}; raise it"
@@ -307,7 +310,7 @@ class ScoreHook(Hook):
         """One pass in evaluation mode, un-augmented, charged as scoring."""
         scoring = ScoringPass(loop.model, batchnorm="running")
         count = len(self._examples)
-        few = loop.feeder(self._examples, torch.arange(min(8, count)))
+        few = loop.feeder(self._examples, loop.feeder.typical(self._examples, 8))
         forward, training = flops_per_example(loop.model, few)
         backward = any("grad_norm_B" in entry.needs for entry in entries)
         flops = count * (training if backward else forward)

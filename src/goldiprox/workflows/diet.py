@@ -16,7 +16,7 @@ from goldiprox.analysis.diet import FULL, RANDOM, SHORT, agreement, curves, nois
 from goldiprox.analysis.diet_gallery import collect_extremes
 from goldiprox.analysis.noise import cleanlab_suspicion
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
-from goldiprox.data.splits import Examples, Splits
+from goldiprox.data.splits import Examples, Fold, Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.diet_scores import score
@@ -24,7 +24,7 @@ from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import ScoreTable
 from goldiprox.report.diet import write_diet_report
-from goldiprox.schema import CheckpointError
+from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.pruning import PruneRule, prune
 from goldiprox.selection.selectors import keyed_uniform
@@ -92,6 +92,12 @@ def diet(
         config = replace(config, model=factory_name(factory))
     irreducible = irreducible or IrreducibleConfig()
     progress = progress or Progress()
+    if not splits.dataset.store.example_shape:
+        raise ConfigError(
+            f"goldiprox diet holds every score against the norm of the inputs, which the texts of "
+            f"{splits.dataset.name} have not; use goldiprox score, goldiprox prune, and goldiprox "
+            "compare with --subset"
+        )
     require_possible(config.fresh(0, 1, 1), _task(splits, splits.full), factory)
     settings = _settings(splits, config, irreducible)
     _open(out, settings, splits, command)
@@ -111,7 +117,7 @@ def diet(
     if bool(splits.full.corrupted_N.any()):
         before = score_table(
             _with_true_labels(splits),
-            config.scoring((config.by[0],)),
+            config.scoring((config.ordered_by[0],)),
             out / "scores-before-noise.parquet",
             out / "scores-before-noise",
             irreducible=irreducible,
@@ -209,6 +215,10 @@ def _with_true_labels(splits: Splits) -> Splits:
         train=true(splits.train),
         holdout=true(splits.holdout),
         validation=true(splits.validation),
+        folds=tuple(
+            Fold(fit=true(fold.fit), validation=true(fold.validation), scored=true(fold.scored))
+            for fold in splits.folds
+        ),
         whole=whole,
     )
 

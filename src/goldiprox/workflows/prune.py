@@ -45,10 +45,13 @@ def prune_scores(
         rows ``name, before, kept, removed, share_removed, excessive``.
 
     Raises:
-        TableError: if a column is missing, or tables do not fit each other.
+        TableError: if a column is missing, tables do not fit each other, or one of ``others`` lacks
+            ids of the first.
         ConfigError: if a class would be pruned to nothing.
     """
     for other in others:
+        # Joined by the ids in common: those that are absent would be pruned, and nobody told.
+        other.rows(table.ids_N, "give that table first, to prune only what it covers")
         table = table.join(other)
     ids_N = torch.tensor(table.ids_N)  # a copy: what was read from a file is not writable
     column = None if by is None else _column(table, by)
@@ -133,5 +136,6 @@ def _require_something_of_each(
         if not row["kept"]:
             raise ConfigError(
                 f"--keep {rule.keep} by {column or 'chance'} ({rule.rule}) leaves nothing of class "
-                f'"{row["name"]}" ({row["before"]} examples); keep more, or add --balanced'
+                f'"{row["name"]}" ({row["before"]} examples); keep more'
+                + ("" if rule.balanced else ", or add --balanced")
             )

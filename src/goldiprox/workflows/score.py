@@ -12,20 +12,28 @@ import numpy.typing as npt
 import torch
 
 from goldiprox.config import IrreducibleConfig, config_hash
-from goldiprox.data.splits import Splits, make_splits
+from goldiprox.data.splits import Fold, Splits
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.models.registry import build_model, factory_name, model_factory
+from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
-from goldiprox.precompute.data_diet import LABEL, ScoreConfig, average, input_norms
+from goldiprox.precompute.data_diet import (
+    LABEL,
+    SCORING_BATCH,
+    ScoreConfig,
+    average,
+    input_norms,
+)
 from goldiprox.precompute.diet_scores import SCORES, score
-from goldiprox.precompute.irreducible import irreducible_cost
+from goldiprox.precompute.irreducible import model_folder, parts_of
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
-from goldiprox.schema import TableError
+from goldiprox.schema import ConfigError, TableError
+from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS
-from goldiprox.training.feed import Feeder
+from goldiprox.training.build import build
 from goldiprox.training.loop import CheckpointEvery
+from goldiprox.training.optimization import resolve_device
 from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress
@@ -33,7 +41,7 @@ from goldiprox.workflows.replicas import replica_tables
 
 __all__ = [
     "cross_fitted_losses",
-    "halves_of",
+    "halved",
     "held_out_probabilities",
     "make_scores",
     "score_table",
@@ -191,7 +199,7 @@ def cross_fitted_losses(
     progress: Progress,
     checkpoint: CheckpointEvery | None = None,
 ) -> ScoreTable:
-    """Irreducible losses of the whole training set, with nothing set aside.
+    """Irreducible losses of everything that is not test, with nothing set aside.
 
     Two models, each trained on one half, score the half that they have not seen (Mindermann et al.
     2022, table 3).
@@ -207,30 +215,14 @@ def cross_fitted_losses(
     Returns:
         A table with the column ``irreducible_loss``.
     """
-    tables = []
-    for number, half in enumerate(halves_of(splits)):
-        tables.append(
-            irreducible_for(
-                half,
-                config,
-                folder / f"half-{number}.parquet",
-                RunFolder(folder / f"half-{number}"),
-                target_model=target_model,
-                progress=progress,
-                checkpoint=checkpoint,
-            )
-        )
-    costs = [irreducible_cost(table) for table in tables]
-    return ScoreTable(
-        ids_N=np.concatenate([table.ids_N for table in tables]),
-        columns={IRREDUCIBLE_LOSS: np.concatenate([t.columns[IRREDUCIBLE_LOSS] for t in tables])},
-        provenance={
-            "kind": "irreducible-loss",
-            "fingerprint": splits.dataset.fingerprint,
-            "label_digest": splits.full.label_digest(),
-            "halves": [dict(table.provenance) for table in tables],
-            "ledger": costs[0].merged(costs[1]).to_json(),
-        },
+    return irreducible_for(
+        halved(splits),
+        config,
+        folder / "losses.parquet",
+        RunFolder(folder),
+        target_model=target_model,
+        progress=progress,
+        checkpoint=checkpoint,
     )
 
 
@@ -249,37 +241,81 @@ def held_out_probabilities(
         probabilities_NC, in the order of ``splits.full``.
     """
     found = np.empty((len(splits.full), splits.num_classes))
-    for number, half in enumerate(halves_of(splits)):
-        examples = half.train
-        name = config.resolved_model(target_model, examples.store.example_shape)
-        model = build_model(
-            model_factory(name), examples.store.example_shape, splits.num_classes, 0
+    for part in parts_of(halved(splits)):
+        model, feeder = build(
+            config.resolved_model(target_model, part.scored.store.example_shape),
+            part.task.train,
+            splits.preprocess,
+            splits.num_classes,
+            seed=0,
+            device=resolve_device(config.device),
+            tokenizer=config.tokenizer,
+            max_length=config.max_length,
         )
-        model.load_state_dict(RunFolder(folder / f"half-{number}").load_weights("model"))
-        feeder = Feeder.of(model, splits.preprocess, torch.device("cpu"))
-        scoring = ScoringPass(feeder.place(model), batchnorm="running")
-        for positions_B in torch.arange(len(examples)).split(512):
-            evidence = scoring(feeder(examples, positions_B), {"log_probs_BC"})
-            at_B = splits.full.positions_of(examples.ids_N[positions_B])
-            found[at_B.numpy()] = evidence.need("log_probs_BC").double().exp().numpy()
+        weights = model_folder(RunFolder(folder), part.name).load_weights("model")
+        model.load_state_dict(weights)
+        scoring = ScoringPass(model, batchnorm="running")
+        at_N = splits.full.positions_of(part.scored.ids_N)
+        for positions_B in torch.arange(len(part.scored)).split(SCORING_BATCH):
+            evidence = scoring(feeder(part.scored, positions_B), {"log_probs_BC"})
+            probabilities_BC = evidence.need("log_probs_BC").double().exp().cpu()
+            found[at_N[positions_B].numpy()] = probabilities_BC.numpy()
     probabilities_NC: npt.NDArray[np.float64] = found / found.sum(1, keepdims=True)
     return probabilities_NC
 
 
-def halves_of(splits: Splits) -> list[Splits]:
-    """Two divisions of the training set: in each one half is scored, the other trained on."""
-    config = replace(
-        splits.config, holdout_mode="halves", holdout=None, holdout_noise=True, subset=None
+def halved(splits: Splits) -> Splits:
+    """The same examples with the same labels, for two models that score each other's half.
+
+    Nothing is drawn anew: what was mixed, thinned out, corrupted or given its published labels back
+    stays so. A published holdout set takes part. Copies go with their original; reduced to a
+    subset, only that is scored. (Partners of ``--ambiguous`` mixtures may lie in the other half
+    unless ``splits`` is in halves already.)
+
+    Args:
+        splits: the data, however it is divided.
+
+    Returns:
+        Splits in the mode ``halves`` whose training set is ``splits.full``.
+
+    Raises:
+        ConfigError: if there are too few examples for two halves.
+    """
+    whole = splits if splits.whole is None else splits.whole
+    if whole.config.holdout_mode != "halves":
+        whole = _in_halves(whole)
+    if splits.subset_N is None or splits.config.subset is None:
+        return whole
+    return whole.reduced(splits.subset_N, splits.config.subset)
+
+
+def _in_halves(splits: Splits) -> Splits:
+    data, validation = splits.full, splits.config.validation
+    originals_N = torch.unique(data.origin_N)
+    generator = stream(splits.config.data_seed, "split")
+    order_N = originals_N[torch.randperm(len(originals_N), generator=generator)]
+    one, other = order_N.tensor_split(2)
+    folds = []
+    for held_N, scored_N in ((one, other), (other, one)):
+        cut = round(validation * len(held_N))
+        if not 0 < cut < len(held_N):
+            raise ConfigError(
+                f"irreducible losses need two halves with a share of {validation} of each for "
+                f"validation, and {len(data)} examples are too few; change --validation"
+            )
+        parts = (held_N[cut:].sort().values, held_N[:cut].sort().values)
+        fit, checked = (data.select(data.positions_of(ids_N)) for ids_N in parts)
+        scored = data.select(torch.isin(data.origin_N, scored_N))
+        folds.append(Fold(fit=fit, validation=checked, scored=scored))
+    nothing = data.select(torch.empty(0, dtype=torch.int64))
+    return replace(
+        splits,
+        train=data,
+        holdout=nothing,
+        validation=nothing,
+        folds=tuple(folds),
+        config=replace(splits.config, holdout_mode="halves", holdout=None),
     )
-    whole = make_splits(splits.dataset, config)
-    if splits.subset_N is not None and splits.config.subset is not None:
-        whole = whole.reduced(splits.subset_N, splits.config.subset)
-    return [
-        replace(
-            whole, train=fold.scored, holdout=fold.fit, validation=fold.validation, folds=(fold,)
-        )
-        for fold in whole.folds
-    ]
 
 
 def _identity(

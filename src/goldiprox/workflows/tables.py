@@ -51,18 +51,29 @@ def describe_table(path: Path, splits: Splits | None = None) -> dict[str, str]:
         told["cost"] = f"{cost.seconds:.1f} s, {cost.flops:.3g} FLOPs"
     if splits is not None:
         _require_fit(table, splits)
-        told["fits"] = f"yes: {splits.dataset.name}, its labels, all of its training examples"
+        share = "a part" if _is_kept(table) else "all"
+        told["fits"] = f"yes: {splits.dataset.name}, its labels, {share} of its training examples"
     return told
 
 
+def _is_kept(table: Table) -> bool:
+    """Whether it is what ``goldiprox prune`` kept: fewer ids, and perhaps no score."""
+    return table.provenance.get("kind") == "kept"
+
+
 def _require_fit(table: Table, splits: Splits) -> None:
-    if IRREDUCIBLE_LOSS in table.names:
+    known = table.provenance.get("label_digest")
+    whole = splits.full.label_digest()
+    if IRREDUCIBLE_LOSS in table.names and known != whole and not _is_kept(table):
         require_fitting(table, splits)
         return
     # Scores of other kinds: of the training set or of more than it.
     remedy = REMEDY.format(name=splits.dataset.name)
     table.require(remedy, fingerprint=splits.dataset.fingerprint)
-    table.column_for(table.names[0], splits.train.ids_N, remedy)
+    if not _is_kept(table):
+        table.column_for(table.names[0], splits.train.ids_N, remedy)
+    if known not in (None, splits.train.label_digest()):
+        table.require(remedy, label_digest=whole)
 
 
 def _origin(known: Mapping[str, Any]) -> dict[str, str]:
