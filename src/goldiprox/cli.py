@@ -204,13 +204,14 @@ def _irreducible(
 
 
 def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
-    """Make a report from run folders again, or from the folder that compare or dynamics wrote.
+    """Make a report from run folders again, or from what compare, dynamics or diet wrote.
 
     Args:
-        runs: Run folders, or one output folder of compare or dynamics.
+        runs: Run folders, or one output folder of compare, dynamics or diet.
         out: Where to write comparison.json and report.html; the compare folder itself by default.
     """
-    if len(runs) == 1 and dynamics.report_dynamics(runs[0]):
+    studies = (dynamics.report_dynamics, data_diet.report_diet)
+    if len(runs) == 1 and any(again(runs[0]) for again in studies):
         return
     comparison, page = report_runs(runs, out)
     _print_comparison(comparison)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
@@ -19,9 +20,10 @@ from goldiprox.commands.shared import (
 )
 from goldiprox.config import IrreducibleConfig
 from goldiprox.precompute.data_diet import ScoreConfig
+from goldiprox.records.files import read_json
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import ScoreTable
-from goldiprox.report.diet import diet_table, reading_lines
+from goldiprox.report.diet import diet_table, reading_lines, write_diet_report
 from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.selection.pruning import PruneRule
 from goldiprox.workflows.diet import diet as study
@@ -29,7 +31,7 @@ from goldiprox.workflows.diet_settings import DietConfig
 from goldiprox.workflows.prune import prune_scores
 from goldiprox.workflows.score import make_scores
 
-__all__ = ["diet", "prune", "score"]
+__all__ = ["diet", "prune", "report_diet", "score"]
 
 
 def score(
@@ -129,8 +131,22 @@ def diet(
             progress=shown,
             checkpoint=keeping.every(),
         )
+    _show(found)
+    wrote(out / "report.html")
+
+
+def report_diet(out: Path) -> bool:
+    """Make the page of a pruning study again; False where ``out`` holds none."""
+    if not (out / "diet.json").exists():
+        return False
+    page = write_diet_report(out)
+    _show(read_json(out / "diet.json"))
+    wrote(page)
+    return True
+
+
+def _show(found: dict[str, Any]) -> None:
     terminal = console()
     terminal.print(diet_table(found))
     for line in reading_lines(found):
         terminal.print(line, highlight=False)
-    wrote(out / "report.html")

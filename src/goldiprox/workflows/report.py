@@ -39,6 +39,11 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> tuple[dict[st
     if len(paths) == 1 and (paths[0] / "runs").is_dir():
         home = paths[0]
         settings = read_json(home / "manifest.json")["settings"]
+        if "compare" not in settings:
+            raise ConfigError(
+                f"{home} holds a study of another kind that is not finished; go on with the "
+                "command that began it"
+            )
         target = settings["compare"]["target"]
         folders = [RunFolder(p) for p in sorted((home / "runs").iterdir()) if p.is_dir()]
         order = [*settings["compare"]["methods"], GOLDIPROX]
