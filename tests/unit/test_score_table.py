@@ -125,8 +125,8 @@ def test_the_last_replica_missing_gets_as_many_threads_as_the_others(
     splits, out = make_tiny_splits(), tmp_path / "s.parquet"
     given = []
 
-    def here(job, shared, arguments, processes, tell, *, threads, flag):
-        given.append((list(arguments), processes, threads, flag))
+    def here(job, shared, arguments, processes, tell, *, threads):
+        given.append((list(arguments), processes, threads))
         yield from ((n, job(shared, a, tell)) for n, a in enumerate(arguments))
 
     monkeypatch.setattr(replicas_module, "run_parallel", here)
@@ -136,13 +136,13 @@ def test_the_last_replica_missing_gets_as_many_threads_as_the_others(
     out.unlink()
     (tmp_path / "s.parquet.run" / "replica-2.parquet").unlink()
     make_scores(splits, config, out, workers=2)
-    assert given == [([0, 1, 2], 2, 4, "--workers"), ([2], 1, 4, "--workers")]
-    with pytest.raises(ConfigError, match="--workers is 0"):
+    assert given == [([0, 1, 2], 2, 4), ([2], 1, 4)]
+    with pytest.raises(ConfigError, match="--jobs is 0"):
         make_scores(splits, config, tmp_path / "t.parquet", workers=0)
 
 
 def test_a_model_that_cannot_be_sent_to_processes_is_refused(make_tiny_splits, tmp_path):
-    with pytest.raises(ConfigError, match="--workers 1"):
+    with pytest.raises(ConfigError, match="--jobs 1"):
         make_scores(
             make_tiny_splits(),
             CONFIG,

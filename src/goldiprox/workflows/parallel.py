@@ -41,7 +41,6 @@ def run_parallel(
     tell: Tell,
     *,
     threads: int | None = None,
-    flag: str = "--jobs",
 ) -> Iterator[tuple[int, Any]]:
     """Run jobs, as many at a time as there are processes; yields (number, result) as they end.
 
@@ -55,7 +54,6 @@ def run_parallel(
         processes: how many at a time.
         tell: told what the jobs say of themselves.
         threads: of each process; None gives each its part of the cores.
-        flag: sets the number of processes on the command line, for messages.
 
     Raises:
         ConfigError: if what the jobs share cannot be sent to other processes.
@@ -71,7 +69,7 @@ def run_parallel(
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"the data or the model cannot be sent to other processes ({error}); stay in this one "
-            f"with {flag} 1"
+            "with --jobs 1"
         ) from error
     setup = (packed, threads, said)
     executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=setup)
@@ -85,7 +83,7 @@ def run_parallel(
                 yield numbers.pop(future), future.result()
     except BrokenProcessPool as error:
         raise GoldiproxError(
-            f"a process was killed from outside (out of memory?); with fewer {flag} the same "
+            "a process was killed from outside (out of memory?); with fewer --jobs the same "
             "command goes on where it stopped"
         ) from error
     except BaseException:  # interrupted, or the caller had enough: they stop where they are

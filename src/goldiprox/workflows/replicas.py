@@ -65,11 +65,11 @@ def replica_tables(
         One table a replica.
 
     Raises:
-        ConfigError: if --workers is below 1, or the model cannot be sent to several processes.
+        ConfigError: if workers is below 1, or the model cannot be sent to several processes.
         CheckpointError: if the folder holds replicas of other settings.
     """
     if workers is not None and workers < 1:
-        raise ConfigError(f"--workers is {workers}; it must be at least 1")
+        raise ConfigError(f"--jobs is {workers}; it must be at least 1")
     missing = []
     for replica in range(config.replicas):
         wanted = replica_identity(splits, config, replica)
@@ -141,7 +141,6 @@ def _side_by_side(work: _Work, replicas: list[int], workers: int, progress: Prog
         # However few are still missing: other threads add up in another order, and a command that
         # was interrupted must end with the same scores.
         threads=max(1, torch.get_num_threads() // workers),
-        flag="--workers",
     )
     for _ in jobs:
         pass
