@@ -24,6 +24,7 @@ from goldiprox.selection.joint import sigmoid_pair_losses
 from goldiprox.selection.methods import METHODS, Method, method
 from goldiprox.selection.plans import pools
 from goldiprox.selection.selectors import Selector, StatefulSelector
+from goldiprox.training.build import build
 from goldiprox.training.loop import Loop
 from step_overhead import make_task
 from timing import interleaved, ratio, timing
@@ -63,7 +64,13 @@ def in_the_loop(name: str) -> tuple[Callable[[], object], Callable[[], object]]:
         columns={IRREDUCIBLE_LOSS: torch.rand(len(task.train)).numpy()},
         provenance={},
     )
-    loop = Loop(config, task, irreducible=table)
+    companion = None
+    if entry.companion is not None and entry.companion.pretrained:
+        small = config.resolved_companion(task.train.store.example_shape)
+        companion, _ = build(
+            small, task.train, task.preprocess, task.num_classes, seed=0, device=torch.device("cpu")
+        )
+    loop = Loop(config, task, irreducible=table, companion=companion)
     for _ in range(20):  # gradients of a model that has begun to learn
         loop.one_step()
     seen: list[Evidence] = []

@@ -71,7 +71,7 @@ def reducr_reference(pools, k, rate, emphasis, smoothing, classes):
         gains = []
         for c in range(classes):
             class_loss = sums[c] / counts[c] if counts[c] else sum(own) / len(own)
-            gains.append(sum(excess[i][c] for i in order) - class_loss)
+            gains.append(sum(excess[i][c] - class_loss for i in order))
         weights = [w * math.exp(-rate * g) for w, g in zip(weights, gains, strict=True)]
         weights = [w / sum(weights) for w in weights]
         history.append(({int(pool.ids_B[i]) for i in order}, weights))

@@ -202,6 +202,13 @@ def test_a_method_of_ones_own_may_be_given_itself(model, data):
     assert torch.equal(mine.batch[0], goldiprox.Chooser(model, "loss")(pool).batch[0])
 
 
+def test_what_is_known_already_is_not_looked_up(model, data, make_table):
+    pool = (torch.arange(N), *data)
+    known = torch.arange(N).double()
+    choose = goldiprox.Chooser(model, "irreducible", irreducible=make_table(range(N)))
+    assert set(choose(pool, {"irreducible_B": known}).batch[0].tolist()) == set(range(6))
+
+
 def test_a_loss_of_ones_own_decides(model, data):
     def regression(model, batch):
         return (model(batch[1])[:, 0] - batch[2]) ** 2

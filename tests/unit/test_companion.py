@@ -1,6 +1,8 @@
 """The model trained beside the learner."""
 
 import copy
+import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,3 +139,10 @@ def test_a_pretrained_companion_must_be_given(register, make_task):
         Loop(config(), make_task(count=72))
     given = build_model(model_factory("mlp-128"), (1, 4, 4), 3, 0)
     assert Loop(config(), make_task(count=72), companion=given).companion.model is given
+
+
+def test_what_choosing_costs_is_measured_with_a_pretrained_companion_too(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    choose, step = importlib.import_module("method_overhead").in_the_loop("rho-loss-updating")
+    choose()
+    step()

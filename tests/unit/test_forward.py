@@ -10,6 +10,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
+from goldiprox.evidence import forward
 from goldiprox.evidence.forward import ScoringPass, scoring_mode
 from goldiprox.schema import ConfigError, DataError
 
@@ -291,4 +292,28 @@ def test_randomness_used_inside_is_given_back(linear):
     before = torch.get_rng_state()
     with scoring_mode(linear, "running"):
         torch.rand(10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_random_state_given_back_is_that_of_the_model_s_own_device(linear, monkeypatch):
+    """Which need not be the current one."""
+    device, calls = torch.device("cuda", 1), []
+    monkeypatch.setattr(forward, "device_of", lambda model: device)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda d: calls.append(("get", d)) or "state")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, d: calls.append((s, d)))
+    with scoring_mode(linear, "running"):
+        pass
+    assert calls == [("get", device), ("state", device)]
+
+
+def test_masks_of_each_example_s_own_leave_other_devices_alone(pool, monkeypatch):
+    def never(seed):
+        raise AssertionError("every device was seeded, and only the model's is given back")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", never)
+    model = nn.Sequential(nn.Linear(D, C), nn.Dropout(0.5))
+    before = torch.get_rng_state()
+    scoring = ScoringPass(model, mc_samples=2, mc_consistent=False)
+    found = scoring(pool, {"mc_log_probs_KBC"}, seed=3).mc_log_probs_KBC
+    assert torch.equal(found, scoring(pool, {"mc_log_probs_KBC"}, seed=3).mc_log_probs_KBC)
     assert torch.equal(torch.get_rng_state(), before)

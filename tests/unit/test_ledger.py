@@ -14,7 +14,7 @@ from goldiprox.records.ledger import (
     Cost,
     Ledger,
 )
-from goldiprox.training.loop import train
+from goldiprox.training.loop import Loop, train
 
 
 def test_costs_add_up_phase_by_phase():
@@ -99,3 +99,26 @@ def test_a_run_charges_what_the_method_does(method, make_task, make_table):
     assert [e.step for e in trained.evaluations] == [3, 6]
     assert [e.epoch for e in trained.evaluations] == [1.0, 2.0]
     assert [e.examples for e in trained.evaluations] == [20, 40]
+
+
+@pytest.mark.parametrize(
+    ("method", "forward", "with_backward"),
+    [("loss", 1, 0), ("divbs", 1, 0), ("grad-norm", 0, 1), ("bald", 10, 0),
+     ("loss-minus-conditional-entropy", 10, 0), ("uniform", 0, 0)],
+)  # fmt: skip
+def test_every_pass_over_the_pool_is_charged(method, forward, with_backward, make_task):
+    config = TrainConfig(method=method, batch=8, pool=24, epochs=1, model="mlp-dropout")
+    loop = Loop(config, make_task(count=48))
+    seen = {False: 0, True: 0}  # examples, by whether gradients are wanted
+    loop.model.register_forward_pre_hook(
+        lambda _, args: seen.update({torch.is_grad_enabled(): len(args[0])
+                                     + seen[torch.is_grad_enabled()]})
+    )  # fmt: skip
+    loop.one_step()
+    assert seen[False] == 24 * forward
+    assert seen[True] >= 24 * with_backward + 8
+    both, training = loop.ledger.phases["scoring"].flops, loop.ledger.phases["training"].flops / 8
+    weights = [16 * 512, 512 * 512, 512 * 3]
+    one_pass = 2 * sum(weights)
+    assert training == 3 * one_pass - 2 * weights[0]
+    assert both == 24 * (forward * one_pass + with_backward * training)

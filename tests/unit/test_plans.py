@@ -148,6 +148,16 @@ def test_infobatch_goes_on_from_a_checkpoint_in_mid_pass():
         told(other, two, losses_N)
 
 
+def test_infobatch_goes_on_where_the_losses_are_made():
+    """A checkpoint brings its losses to the CPU, and the run goes on on another device."""
+    plan = InfoBatch(course(count=50))
+    draw = plan.draw(0)
+    told(plan, draw, torch.linspace(0, 1, 50))
+    chosen = Selection.of(draw.positions_B, torch.arange(len(draw.positions_B)))
+    plan.observe(draw, chosen, torch.rand(len(chosen), device="meta"))
+    assert plan.state_dict()["loss"].device.type == "meta"
+
+
 @pytest.mark.parametrize("shares", [{"dropped": 1.0}, {"dropped": -0.1}, {"full": 1.5}])
 def test_impossible_shares_are_refused(shares):
     with pytest.raises(ConfigError, match="infobatch drops"):

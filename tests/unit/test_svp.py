@@ -134,6 +134,26 @@ def test_a_resumed_run_has_its_core_set_and_trains_no_proxy(name, make_task, tmp
     assert trained_ids(broken) == trained_ids(whole)
 
 
+def test_chance_decides_between_examples_that_were_forgotten_as_often(
+    make_task, tmp_path, monkeypatch
+):
+    """Not the id, by which the examples of an image folder are sorted by class."""
+    task = make_task(count=60)
+    events = torch.zeros(60)
+    events[[7, 30, 59]] = torch.tensor([1.0, 2.0, 5.0])
+    monkeypatch.setattr(coreset.ScoreHook, "columns", lambda _: {"forgetting": events.numpy()})
+    kept = []
+    for seed in range(3):
+        folder = RunFolder(tmp_path / str(seed))
+        run("svp-forgetting@keep=0.5", task, folder, epochs=4, seed=seed)
+        kept.append(set(trained_ids(folder)))
+        assert len(kept[-1]) == 30
+        assert set(task.train.ids_N[[7, 30, 59]].tolist()) <= kept[-1]
+    assert len({frozenset(ids) for ids in kept}) == 3
+    lowest = set(task.train.ids_N.sort().values[:27].tolist())
+    assert all(8 <= len(ids & lowest) <= 20 for ids in kept)
+
+
 def test_the_subset_comes_whole_before_it_comes_again():
     course = Course(ids_N=torch.arange(100) * 3, pool=20, batch=4, steps=10, seed=1)
     plan = FixedSubset(course, torch.tensor([5, 50, 7, 99, 12, 31, 2]))

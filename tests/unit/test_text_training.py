@@ -8,7 +8,9 @@ import torch
 from goldiprox.config import IrreducibleConfig, LearnerConfig, TrainConfig
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.models.text import WordTokenizer
+from goldiprox.precompute import coreset
 from goldiprox.records.runs import RunFolder
+from goldiprox.selection.methods import method
 from goldiprox.training.build import build
 from goldiprox.training.loop import CheckpointEvery, Loop, train
 
@@ -102,3 +104,19 @@ def test_a_vocabulary_comes_from_the_training_texts_once_each(make_text_task):
         "bag-of-embeddings", copies, task.preprocess, 3, seed=0, device=torch.device("cpu")
     )
     assert feeder.preprocess.tokenizer.key == WordTokenizer(task.train.store.texts, 128).key
+
+
+@pytest.mark.parametrize("name", ["svp", "svp-forgetting", "svp-k-center"])
+def test_a_proxy_reads_the_learner_s_tokens(make_text_task, name, monkeypatch):
+    """With a learning rate of its own: the learner's may be that of a pretrained model."""
+    seen = []
+
+    def watched(config, task, **settings):
+        seen.append((config.lr, task.preprocess.tokenizer))
+        return train(config, task, **settings)
+
+    monkeypatch.setattr(coreset, "train", watched)
+    core_set = coreset.CoreSet(method(name).core_set)
+    found = train(config(name, lr=2e-5), make_text_task(), hooks=(core_set,), plan=core_set.plan)
+    assert found.steps == 8
+    assert seen == [(1e-3, found.feeder.preprocess.tokenizer)]

@@ -45,7 +45,7 @@ def dropped(model: nn.Module, seed: int, sample: int, *, consistent: bool) -> It
     """
     modules = dropout_modules(model)
     if not consistent:
-        torch.manual_seed(derive_seed(seed, "masks", sample))
+        _seed_masks(model, derive_seed(seed, "masks", sample))
         for module in modules:
             module.training = True
         try:
@@ -76,6 +76,15 @@ def dropped(model: nn.Module, seed: int, sample: int, *, consistent: bool) -> It
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _seed_masks(model: nn.Module, seed: int) -> None:
+    """Seed the CPU and the model's own device; torch.manual_seed would seed all others too."""
+    torch.default_generator.manual_seed(seed)
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.device.type == "cuda":
+        with torch.cuda.device(parameter.device):
+            torch.cuda.manual_seed(seed)
 
 
 def _mask_shape(layer: _DropoutNd, output: Tensor) -> tuple[int, ...]:

@@ -81,7 +81,8 @@ def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> Iterator[None]:
     modes: list[tuple[nn.Module, bool]] = []
     norms: list[tuple[_BatchNorm, bool]] = []
     cpu_state = torch.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    device = device_of(model)
+    cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
         for module in model.modules():
             training = False
@@ -102,7 +103,7 @@ def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> Iterator[None]:
             norm.track_running_stats = tracked
         torch.set_rng_state(cpu_state)
         if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state)
+            torch.cuda.set_rng_state(cuda_state, device)
 
 
 class ScoringPass:
@@ -188,6 +189,14 @@ class ScoringPass:
         if "mc_log_probs_KBC" in wanted:
             found["mc_log_probs_KBC"] = self._dropout_samples(batch, seed)
         return Evidence(ids_B=ids_B, **found)
+
+    def passes(self, needs: Collection[str]) -> tuple[int, int]:
+        """What some evidence costs: passes over a pool, forward alone and forward with backward."""
+        wanted = FORWARD_FIELDS.intersection(needs)
+        backward = "grad_norm_B" in wanted
+        forward = not backward and not PLAIN_FIELDS.isdisjoint(wanted)
+        samples = self._mc_samples if "mc_log_probs_KBC" in wanted else 0
+        return forward + samples, int(backward)
 
     def _plain(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
         """One forward pass without gradients."""

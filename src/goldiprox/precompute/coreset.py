@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from goldiprox.evidence.forward import ScoringPass
 from goldiprox.precompute.data_diet import ScoreConfig, ScoreHook
 from goldiprox.records.ledger import RUN_PHASES, Cost
 from goldiprox.schema import Selection
+from goldiprox.seeds import stream
 from goldiprox.selection.coreset import (
     PROXY_SCORES,
     CoreSetSpec,
@@ -21,13 +23,14 @@ from goldiprox.selection.coreset import (
     keep_highest,
 )
 from goldiprox.selection.plans import Course, Draw, Plan
-from goldiprox.training.feed import Feeder
+from goldiprox.selection.selectors import keyed_uniform
 from goldiprox.training.hooks import Hook
 from goldiprox.training.loop import Loop, Trained, train
 
 __all__ = ["CoreSet"]
 
 PROXY_BATCH = 128
+PROXY_LR = 1e-3  # not the learner's, which may be that of a pretrained model
 SCORING_BATCH = 512
 
 
@@ -78,11 +81,15 @@ class CoreSet(Hook):
             ScoreConfig(scores=("forgetting",), epoch=(spec.epochs,), epochs=spec.epochs)
         )
         hooks = (hook,) if spec.by == "forgetting" else ()
-        proxy = train(config, loop.task, hooks=hooks)
+        # On the learner's inputs, hence with its tokenizer.
+        task = replace(loop.task, preprocess=loop.feeder.preprocess)
+        proxy = train(config, task, hooks=hooks)
         for phase in RUN_PHASES:
             loop.ledger.add(phase, proxy.ledger.phases.get(phase, Cost()))
         if spec.by == "forgetting":
-            scores_N = torch.from_numpy(hook.columns()["forgetting"])
+            # Most examples tie, and ids may be sorted by class: chance decides, not the id.
+            chance_N = keyed_uniform(examples.ids_N, stream(loop.config.seed, "core-set"))
+            scores_N = torch.from_numpy(hook.columns()["forgetting"]).double() + chance_N
             return keep_highest(scores_N, examples.ids_N, count)
         found = _look(loop, proxy, spec)
         with loop.clock("scoring"):
@@ -109,7 +116,7 @@ def proxy_config(
         batch=batch,
         pool=batch,
         epochs=spec.epochs,
-        lr=learner.lr,
+        lr=PROXY_LR,
         weight_decay=learner.weight_decay,
         precision=learner.precision,
         device=learner.device,
@@ -121,10 +128,10 @@ def proxy_config(
 def _look(loop: Loop, proxy: Trained, spec: CoreSetSpec) -> Tensor:
     """One pass of the proxy, un-augmented, charged as scoring: scores_N or features_ND."""
     examples = loop.task.train
-    feeder = Feeder.of(proxy.model, loop.task.preprocess, loop.device)
+    feeder = proxy.feeder
     scoring = ScoringPass(proxy.model, batchnorm="running")
     field = "features_BD" if spec.by == "k-center" else "log_probs_BC"
-    few = feeder(examples, torch.arange(min(8, len(examples))))
+    few = feeder(examples, feeder.typical(examples, 8))
     flops = flops_per_example(proxy.model, few)[0] * len(examples)
     found = []
     with loop.clock("scoring", examples=len(examples), flops=flops):

@@ -214,8 +214,9 @@ class InfoBatch:
         """Keep the losses, on the device they are on."""
         if self._loss_N is None:
             self._loss_N = torch.full((len(self._course.ids_N),), torch.nan, device=loss_k.device)
+        self._loss_N = self._loss_N.to(loss_k.device)  # a checkpoint brings it to the CPU
         positions_k = draw.positions_B[chosen.positions_k.cpu()]
-        self._loss_N[positions_k.to(self._loss_N.device)] = loss_k.float()
+        self._loss_N[positions_k.to(loss_k.device)] = loss_k.float()
 
     def state_dict(self) -> dict[str, Any]:
         """The losses seen, and what is left of the pass."""

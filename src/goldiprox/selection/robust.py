@@ -95,18 +95,19 @@ class ClassRobust:
         scores_B = excess_BC @ log_weights_C.exp()
         positions_k = top_k(scores_B, evidence.ids_B, k)
         if k > 0:
-            gain_C = excess_BC[positions_k].sum(0) - self._class_losses(loss_B, targets_B, classes)
+            class_loss_C = self._class_losses(loss_B, targets_B, classes)
+            # For each chosen example, as eq. 8 and the authors' program have it: at their rate a
+            # loss that was subtracted once for the whole batch would hardly move a weight.
+            gain_C = (excess_BC[positions_k] - class_loss_C).sum(0)
             self.log_weights_C = (log_weights_C - self.rate * gain_C).log_softmax(0)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B.float())
 
     def _class_losses(self, loss_B: Tensor, targets_B: Tensor, classes: int) -> Tensor:
         """Running mean loss of each class: class_loss_C; of the whole pool for one never met."""
-        now_2C = torch.stack(
-            [
-                torch.bincount(targets_B, loss_B, minlength=classes),
-                torch.bincount(targets_B, minlength=classes).double(),
-            ]
-        )
+        # Not bincount: on CUDA it waits for the device and adds in no fixed order.
+        of_class_BC = targets_B.unsqueeze(1) == torch.arange(classes, device=targets_B.device)
+        member_BC = of_class_BC.to(loss_B.dtype)
+        now_2C = torch.stack([loss_B @ member_BC, member_BC.sum(0)])
         if self.sums_2C is not None:
             now_2C += self.smoothing * self.sums_2C.to(now_2C.device)
         self.sums_2C = now_2C

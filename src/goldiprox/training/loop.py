@@ -26,7 +26,7 @@ from goldiprox.records.steplog import MARKS, StepLog, StepRecord
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
-from goldiprox.selection.plans import Course, Draw, PlanFactory, ShuffledPools
+from goldiprox.selection.plans import Course, Draw, PlanFactory, ShuffledPools, pools
 from goldiprox.training.build import build
 from goldiprox.training.companion import Companion
 from goldiprox.training.evaluate import evaluate
@@ -201,6 +201,7 @@ class Loop:
         self.per_epoch = config.steps_per_epoch(len(task.train))
         self.total = config.total_steps(len(task.train))
         self.device = resolve_device(config.device)
+        self._cuda_devices = [self.device] if self.device.type == "cuda" else []
         self.model, self.feeder = build(
             factory or config.resolved_model(task.train.store.example_shape),
             task.train,
@@ -234,7 +235,8 @@ class Loop:
             for mark in MARKS
             if mark == "corrupted" or mark in task.train.marks
         }
-        self._require_batches_that_normalise()
+        if self.chooser.method.plan is pools or config.batch == 1:  # others leave no batch of one
+            self._require_batches_that_normalise()
         few = self.feeder(task.train, self.feeder.typical(task.train, 8))
         self._flops = flops_per_example(self.model, few)
         self.plan = (plan or self.chooser.method.plan)(
@@ -285,7 +287,7 @@ class Loop:
             return
         twin = copy.deepcopy(self.model)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng(self._cuda_devices):
                 default_logits(twin, self.feeder(self.task.train, torch.arange(1)))
         except ValueError as error:
             raise ConfigError(
@@ -304,8 +306,7 @@ class Loop:
 
     def run(self, checkpoint: CheckpointEvery, report: Report) -> Trained:
         """Run to the end, from the last checkpoint if there is one."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(self._cuda_devices):
             torch.manual_seed(derive_seed(self.config.seed, "dropout"))
             self._restore()
             for hook in self.hooks:
@@ -398,8 +399,9 @@ class Loop:
             self.task.train.prefetch(self.plan.draw(self.step + 1).positions_B)
 
     def _scoring_flops(self, size: int) -> float:
-        forward = self._flops[0] + (self.companion.flops[0] if self.companion else 0.0)
-        return forward * size
+        forward, with_backward = self.chooser.passes
+        beside = self.companion.flops[0] if self.companion else 0.0
+        return (forward * self._flops[0] + with_backward * self._flops[1] + beside) * size
 
     def _select(self, pool: Batch, draw: Draw) -> Selection:
         known = None if self.companion is None else self.companion.score(pool)
@@ -409,7 +411,7 @@ class Loop:
             raise NonFinite(f"step {self.step}: {error}") from error
         if draw.weights_B is None:
             return selection
-        weights_k = draw.weights_B[selection.positions_k]
+        weights_k = draw.weights_B.to(selection.positions_k.device)[selection.positions_k]
         return replace(selection, weights_k=weights_k, weighted=True)
 
     def _select_unseen(self, draw: Draw) -> Selection:
@@ -487,9 +489,13 @@ class Loop:
                 "ledger": self.ledger.to_json(),
                 "best": self.best,
                 "cpu_rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+                "cuda_rng": self._cuda_random_state(),
             }
             self.folder.save_checkpoint(self.step, state)
+
+    def _cuda_random_state(self) -> Tensor | None:
+        """Of the run's own device, which need not be the current one."""
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def _require_finite_weights(self) -> None:
         """A finite loss may still have a NaN gradient: no checkpoint may keep what it left."""
@@ -526,7 +532,7 @@ class Loop:
         self.best = state["best"]
         torch.set_rng_state(state["cpu_rng"])
         if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"])
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def _finish(self) -> Trained:
         self.log.settle()

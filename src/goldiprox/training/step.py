@@ -143,7 +143,7 @@ class Chooser:
         if k is None:
             # The tolerance keeps 0.1 x 320 at 32 where 0.1 is a little below a tenth.
             k = max(1, int(ids_B.numel() * self.share + 1e-6)) if ids_B.numel() else 0
-        if self._irreducible is not None:
+        if self._irreducible is not None and "irreducible_B" not in (known or {}):
             known = {**(known or {}), "irreducible_B": self._irreducible(ids_B)}
         samples = "mc_log_probs_KBC" in self.method.needs
         seed = derive_seed(self._seed, "dropout samples", self.step) if samples else 0
@@ -156,6 +156,13 @@ class Chooser:
             raise
         self.step += 1
         return selection
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Passes of the model over a pool for one choice: forward alone, forward with backward."""
+        companion = self.method.companion
+        given = frozenset[str]() if companion is None else {companion.fills}
+        return self._scoring.passes(self.method.needs - given)
 
     def _generator(self) -> torch.Generator:
         """A fresh one for each step; any one for a selector that draws nothing from it."""
