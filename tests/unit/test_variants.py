@@ -160,7 +160,7 @@ def test_every_way_goes_with_every_scored_method_and_the_filter():
         assert method(f"{name}@{way}").name == f"{name}@{way}"
     for name, entry in METHODS.items():
         if entry.plan is pools and not isinstance(entry.selector, IrreducibleFilter):
-            assert method(f"{name}@filtered").needs_irreducible
+            assert method(f"{name}@filtered").needs_irreducible_model
 
 
 def test_soft_weights_take_each_candidate_as_often():
