@@ -121,3 +121,22 @@ def test_an_impossible_cell_is_found_before_anything_is_trained(
     (line,) = capsys.readouterr().err.splitlines()
     assert all(word in line for word in words)
     assert not (tmp_path / "o").exists()
+
+
+def test_proxies_share_the_table_and_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(out: Path, proxy: str) -> None:
+        command = ("compare", "digits", "--methods", "uniform", "--seeds", 1, "--epochs", 1)
+        more = ("--sweep", "batch=8,16", "--jobs", 1, "--il.epochs", 1, "--model", "mlp-128")
+        main([str(word) for word in (*command, *more, "--proxy", proxy, "--out", out)])
+
+    with pytest.raises(SystemExit):
+        run(tmp_path / "no", "mlp-129")
+    assert "unknown model" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    run(tmp_path / "out", "mlp-128")
+    assert [p.parent.name for p in tmp_path.glob("**/irreducible.parquet")] == ["out"]
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())["grid"]
+    assert [cell["failed"] for cell in found["cells"]] == [None, None]
+    assert [s["method"] for s in found["summary"]] == ["goldiprox"]

@@ -467,3 +467,15 @@ def test_under_a_budget_the_proxys_steps_are_reference_seconds_too(write_run):
     assert [p["seconds"] for p in entry["curve"]] == [20.0, 40.0]
     assert [p["seconds_charged"] for p in entry["curve"]] == [42.5, 65.0]
     assert comparison["budget_seconds"] == 65.0
+
+
+def test_of_several_batch_sizes_the_proxy_that_is_shown_is_described(write_run):
+    known = {**reference(2.0, 20.0), "proxy_step_seconds": 0.25}
+    runs = [
+        write_run("goldiprox", 0, accuracies, protocol="budget", reference=known, batch=batch,
+                  proxy=proxy_note(0, scale))
+        for batch, accuracies, scale in ((8, [0.5, 0.6], 1), (16, [0.5, 0.9], 3))
+    ]  # fmt: skip
+    found = summarise(runs, SETTINGS)
+    assert found["methods"][0]["batch"] == 16
+    assert found["proxy"]["flops"] == 3 * 420.0

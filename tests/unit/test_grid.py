@@ -30,14 +30,15 @@ def entry(found, name):
     return next(e for e in found["methods"] if e["method"] == name)
 
 
-def made(steps, flops_factor=2.0, table=100.0):
+def made(steps, flops_factor=2.0, table=100.0, proxy=0.0):
     """A comparison in which rho-loss takes so many steps (None: never) and uniform 200."""
     found = copy.deepcopy(comparison(processes=2))
+    found["irreducible"] |= {"seconds": table, "flops": table}
     found["methods"] = [entry(found, name) for name in ("uniform", "rho-loss")]
     for name, count in (("uniform", 200.0), ("rho-loss", steps)):
         one = entry(found, name)
         cost = 1.0 if name == "uniform" else flops_factor
-        before = 0.0 if name == "uniform" else table
+        before = 0.0 if name == "uniform" else table + proxy
         one["steps_to_target"]["mean_curve"] = count
         for kind in ("seconds", "flops"):
             both = one[f"{kind}_to_target"]
@@ -95,6 +96,16 @@ def test_counts_and_means_are_those_computed_by_hand():
         "seconds": pytest.approx(expected), "flops": pytest.approx(expected)
     }  # fmt: skip
     assert found["processes"] == 2
+
+
+def test_the_table_is_paid_for_once_and_a_proxy_in_every_cell():
+    """A method that a proxy chooses for: each cell and seed had a run of the proxy's own."""
+    (summary,) = summarised(*(made(n, proxy=7.0) for n in (50.0, 100.0, 400.0, None)))["grid"][
+        "summary"
+    ]
+    seeds = entry(made(50.0), "rho-loss")["seeds"]
+    expected = seeds * 600 / (seeds * (1100 + 3 * 7) + 100)
+    assert summary["one_table"]["flops"] == pytest.approx(expected)
 
 
 def test_a_failed_cell_counts_in_nothing():

@@ -212,7 +212,7 @@ def summarise(
         "share_marked_in_data": _marks_in_data(first["data"]),
         "weakest_final_accuracy": weakest,
         "irreducible": _describe_irreducible(runs),
-        "proxy": _describe_proxy(runs),
+        "proxy": _describe_proxy(runs, groups),
         "methods": methods,
     }
     comparison["verdicts"] = verdicts(comparison)
@@ -425,13 +425,17 @@ def _describe_irreducible(runs: list[RunRecord]) -> dict[str, Any] | None:
     return {**known, "seconds": run.irreducible_seconds, "flops": run.irreducible.total().flops}
 
 
-def _describe_proxy(runs: list[RunRecord]) -> dict[str, Any] | None:
+def _describe_proxy(
+    runs: list[RunRecord], groups: dict[str, list[RunRecord]]
+) -> dict[str, Any] | None:
     """The proxy, what it cost, and how its order of examples compares with the target's.
+
+    Of several batch sizes it is the one that the comparison shows.
 
     ``replayed`` is the target that trained on its batches, ``direct`` the one that chose for
     itself by the same method; each with the proxy of the same seed and batch.
     """
-    replayed = [run for run in runs if run.manifest.get("proxy")]
+    replayed = [run for group in groups.values() for run in group if run.manifest.get("proxy")]
     if not replayed:
         return None
     note = replayed[0].manifest["proxy"]

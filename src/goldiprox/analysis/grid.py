@@ -41,6 +41,7 @@ def summarise_grid(
     names = [entry["method"] for entry in first.get("methods", [])]
     judged = [name for name in names if name not in BASELINES]
     described = [_describe(cell) for cell in cells]
+    irreducible = next((f["irreducible"] for f in done if f["irreducible"]), None)
     return {
         "dataset": data["dataset"],
         "protocol": "paper",
@@ -48,12 +49,12 @@ def summarise_grid(
         "data": data,
         "versions": first.get("versions", {}),
         "processes": max((found["processes"] for found in done), default=1),
-        "irreducible": next((f["irreducible"] for f in done if f["irreducible"]), None),
+        "irreducible": irreducible,
         "grid": {
             "axes": [{"name": name, "values": list(values)} for name, values in axes],
             "seeds": settings["compare"]["seeds"],
             "cells": described,
-            "summary": [_summary(name, described) for name in judged],
+            "summary": [_summary(name, described, irreducible or {}) for name in judged],
         },
     }
 
@@ -86,7 +87,9 @@ def _describe(cell: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(name: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    name: str, cells: Sequence[dict[str, Any]], irreducible: dict[str, Any]
+) -> dict[str, Any]:
     """One method over all cells."""
     run = [(cell, by_name(cell)) for cell in cells if name in by_name(cell)]
     speedups = [entries[name]["speedup_over_uniform"] for _, entries in run]
@@ -110,7 +113,7 @@ def _summary(name: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if "uniform" in entries
         ),
         "speedup": by_metric,
-        "one_table": _one_table(name, run),
+        "one_table": _one_table(name, run, irreducible),
     }
 
 
@@ -120,12 +123,14 @@ def by_name(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_table(
-    name: str, run: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+    name: str,
+    run: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    irreducible: dict[str, Any],
 ) -> dict[str, float | None]:
     """All cells together, the table paid for once: uniform's cost to its bests over the method's.
 
-    Over the cells in which the method reaches the target. A method's amortised cost is added up
-    over cells and seeds, and the table's own cost (charged minus amortised) once.
+    Over the cells in which the method reaches the target. A method's cost is added up over cells
+    and seeds, a proxy's run for each of them included; the table's own cost comes once.
     """
     found: dict[str, float | None] = {}
     for kind in ("seconds", "flops"):
@@ -139,8 +144,9 @@ def _one_table(
             if amortised is None or theirs is None:
                 continue
             seeds = entries[name]["seeds"]
+            before = mine["charged"]["mean_curve"] - amortised
+            table = min(before, irreducible.get(kind, 0.0))
             uniform += seeds * theirs
-            method += seeds * amortised
-            table = mine["charged"]["mean_curve"] - amortised
+            method += seeds * (amortised + before - table)
         found[kind] = uniform / (method + table) if method else None
     return found

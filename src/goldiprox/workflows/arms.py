@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from goldiprox.config import TrainConfig
+from goldiprox.config import CompareConfig, TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.coreset import CoreSet
@@ -19,6 +19,7 @@ __all__ = [
     "UNIFORM_FULL",
     "Arm",
     "arm",
+    "arms_of",
     "core_set_of",
     "goldiprox_arm",
     "require_possible",
@@ -100,6 +101,16 @@ def core_set_of(entry: Method) -> CoreSet | None:
 def goldiprox_arm(proxy: str) -> Arm:
     """The arm whose batches a proxy chooses by reducible loss (Mindermann et al. 2021)."""
     return Arm(name=GOLDIPROX, method=METHODS["rho-loss"], proxy=proxy)
+
+
+def arms_of(config: CompareConfig) -> list[Arm]:
+    """The lines of a comparison: its methods, and the one that replays a proxy if it names one.
+
+    Raises:
+        ConfigError: if a method is unknown; the message lists the known ones.
+    """
+    found = [arm(name) for name in config.methods]
+    return found if config.proxy is None else [*found, goldiprox_arm(config.proxy)]
 
 
 def arm(name: str) -> Arm:

@@ -30,7 +30,7 @@ from goldiprox.training.loop import CheckpointEvery, Loop, train
 from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.training.probe import LossProbe
 from goldiprox.training.sequence import replay
-from goldiprox.workflows.arms import Arm, arm, core_set_of, goldiprox_arm, require_possible
+from goldiprox.workflows.arms import Arm, arms_of, core_set_of, goldiprox_arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
 from goldiprox.workflows.irreducible import companion_of, irreducible_for
 from goldiprox.workflows.progress import Progress
@@ -95,9 +95,7 @@ def compare(
     config = resolved(config, splits.train.store.example_shape)
     progress = progress or Progress()
     irreducible = irreducible or IrreducibleConfig()
-    arms = [arm(name) for name in config.methods]
-    if config.proxy is not None:
-        arms.append(goldiprox_arm(config.proxy))
+    arms = arms_of(config)
     for entry in arms:
         for batch in config.batch:
             planned = config.run(entry.trained_with, batch, 0)

@@ -18,12 +18,13 @@ from goldiprox.report.grid import write_grid_report
 from goldiprox.schema import GoldiproxError
 from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.training.optimization import resolve_device, resolved
-from goldiprox.workflows.arms import arm, require_possible
+from goldiprox.workflows.arms import arms_of, require_possible
 from goldiprox.workflows.cells import Cell, GridConfig, cells
 from goldiprox.workflows.compare import compare, comparison_settings, open_comparison
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.parallel import Tell, cores, run_parallel
 from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.proxy import require_proxy
 
 __all__ = ["compare_grid", "grid_of"]
 
@@ -81,13 +82,15 @@ def compare_grid(
     progress = progress or Progress()
     irreducible = irreducible or IrreducibleConfig()
     found = cells(config, grid)
-    arms = [arm(name) for name in config.methods]
+    arms = arms_of(config)
     shape = splits.train.store.example_shape
     for cell in found:
         settled = resolved(cell.config, shape)
         for entry in arms:
-            planned = settled.run(entry.method.name, settled.batch[0], 0)
+            planned = settled.run(entry.trained_with, settled.batch[0], 0)
             require_possible(planned, entry.task(splits))
+            if entry.proxy is not None:
+                require_proxy(entry, planned, splits)
     needs_table = any(entry.method.needs_irreducible_model for entry in arms)
     if table is not None and needs_table:
         require_fitting(table, splits)
