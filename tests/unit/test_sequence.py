@@ -105,6 +105,14 @@ def test_replay_on_the_same_model_gives_the_same_weights(method, factory, record
     assert again.ledger.phases["scoring"].flops == 0
 
 
+@pytest.mark.parametrize("method", ["rho-loss", "rs2"])
+def test_replay_on_texts_gives_the_same_weights_too(method, record, make_text_task):
+    """What is chosen from a padded pool is cut to what loading it alone would give."""
+    task = make_text_task(count=62)
+    sequence, recorded = record(task, factory=None, method=method, model="small-transformer")
+    assert equal(recorded, replayed(sequence, task, None, model="small-transformer"))
+
+
 def test_a_sequence_holds_what_the_step_log_holds(record, make_task, tmp_path):
     task = make_task(count=62)
     for method in ("grad-norm-is", "rho-loss"):
@@ -280,6 +288,29 @@ def test_missing_parts_are_refused_when_joined(tmp_path):
     with pytest.raises(SequenceError, match=r"0 steps for .*, not the 9"):
         write_recorded(tmp_path / "none", tmp_path / "s", {"steps": 9, "batch": 8})
     assert not (tmp_path / "s").exists()
+
+
+def test_parts_whose_removal_is_cut_short_are_not_joined_again(record, make_task, monkeypatch):
+    task = make_task(count=62)
+    whole, _ = record(task, "whole.parquet")
+    monkeypatch.setattr(module, "SETTLE_EVERY", 1)
+    monkeypatch.setattr(module, "GROUP_PICKS", BATCH)  # a part for each step
+    removed, rmtree = [], module.shutil.rmtree
+
+    def dying(folder, ignore_errors=False):
+        if "broken-parquet" not in folder.name:  # the run's own parts
+            rmtree(folder)
+        elif not ignore_errors:
+            removed.extend(sorted(folder.iterdir()))
+            removed[0].unlink()
+            raise Stop
+
+    monkeypatch.setattr(module.shutil, "rmtree", dying)
+    with pytest.raises(Stop):
+        record(task, "broken.parquet")
+    assert len(removed) > 2
+    assert not (whole.path.parent / "broken-parquet").exists()
+    assert (whole.path.parent / "broken.parquet").read_bytes() == whole.path.read_bytes()
 
 
 def test_ids_beyond_float_precision_survive(record, make_task):

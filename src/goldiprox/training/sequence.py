@@ -160,7 +160,12 @@ def write_recorded(folder: Path, out: Path, provenance: dict[str, Any]) -> None:
 
     steps = int(provenance["steps"])
     write_sequence(out, rows(), [Part(rows=steps, provenance=provenance)])
-    shutil.rmtree(folder)
+    # Renamed first: half of the parts, left by a removal that was cut short, would be taken for a
+    # recording that is not joined yet.
+    gone = folder.with_name(f"{folder.name}.joined")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
 
 
 def replay(sequence: BatchSequence) -> PlanFactory:

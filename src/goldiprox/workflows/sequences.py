@@ -125,6 +125,8 @@ def describe_sequence(path: Path, splits: Splits | None = None) -> dict[str, str
         SequenceError: if it is damaged, or does not fit the data; the message names the step.
     """
     sequence = BatchSequence.open(path)
+    if splits is not None:
+        require_replayable(sequence, splits)
     told = {
         "sequence": f"{path} ({path.stat().st_size / 1e6:.3g} MB)",
         "steps": f"{len(sequence):,}",
@@ -139,7 +141,6 @@ def describe_sequence(path: Path, splits: Splits | None = None) -> dict[str, str
     told["label digest"] = str(known.get("label_digest"))
     told |= _contents(sequence, splits)
     if splits is not None:
-        require_replayable(sequence, splits)
         _require_every_pool(sequence, splits)
         told["fits"] = f"yes: {splits.dataset.name}, its labels, and the pool of every step"
     return told
@@ -198,9 +199,7 @@ def _contents(sequence: BatchSequence, splits: Splits | None) -> dict[str, str]:
     picks, weighted, wrong = 0, 0, 0
     counts: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
     epochs: set[int] = set()
-    corrupted = (
-        None if splits is None else set(splits.train.ids_N[splits.train.corrupted_N].tolist())
-    )
+    corrupted = None if splits is None else splits.train.ids_N[splits.train.corrupted_N].numpy()
     for _, table in sequence.tables():
         ids = table["ids"].combine_chunks().flatten().to_numpy()
         picks += len(ids)
@@ -210,7 +209,7 @@ def _contents(sequence: BatchSequence, splits: Splits | None) -> dict[str, str]:
         found[: len(counts)] += counts
         counts = found
         if corrupted is not None:
-            wrong += int(np.isin(ids, list(corrupted)).sum())
+            wrong += int(np.isin(ids, corrupted).sum())
     often = np.argsort(-counts, kind="stable")[:5]
     told = {
         "picks": f"{picks:,} of {np.count_nonzero(counts):,} different examples, "
