@@ -108,12 +108,19 @@ PADDED = ("input_ids", "attention_mask")
 
 
 def lengths_of(batch: Batch) -> Tensor | None:
-    """Tokens of each text of a tuple batch: int64 of shape [B]; None if it holds no texts."""
+    """Columns of each text of a tuple batch up to its last token: int64 of shape [B].
+
+    None if it holds no texts. Columns, not tokens: in batches of one's own the padding may stand
+    before the text.
+    """
     inputs = None if isinstance(batch, Mapping) or len(batch) < 2 else batch[1]
     if not isinstance(inputs, Mapping) or set(inputs) != set(PADDED):
         return None
     mask_BL: Tensor = inputs["attention_mask"]
-    return mask_BL.sum(1)
+    if mask_BL.dim() != 2 or not mask_BL.numel():
+        return None
+    column_L = torch.arange(1, mask_BL.shape[1] + 1, device=mask_BL.device)
+    return (mask_BL.bool() * column_L).amax(1)
 
 
 def trimmed(batch: Batch) -> Batch:
@@ -122,7 +129,7 @@ def trimmed(batch: Batch) -> Batch:
     A batch of anything else is handed through.
     """
     lengths_B = lengths_of(batch)
-    if lengths_B is None or not lengths_B.numel():
+    if lengths_B is None:
         return batch
     longest = int(lengths_B.max())
     return (batch[0], {key: batch[1][key][:, :longest] for key in PADDED}, *batch[2:])

@@ -186,6 +186,8 @@ def _irreducible(
                 None if weights == "factory" else Path(str(weights)),
                 device=settings.device,
                 seed=settings.seed,
+                tokenizer=settings.tokenizer,
+                max_length=settings.max_length,
             )
         _told(take_irreducible(table, splits, out))
         _wrote(out)

@@ -12,11 +12,13 @@ from goldiprox.batch import (
     cross_entropy_losses,
     default_logits,
     ids_of,
+    lengths_of,
     micro_batches,
     require_targets,
     take,
     targets_of,
     to_device,
+    trimmed,
 )
 from goldiprox.schema import DataError
 
@@ -142,3 +144,21 @@ def test_a_tuple_may_carry_a_dict_of_named_inputs():
     assert torch.equal(torch.cat([part[1]["x"] for part in parts]), INPUTS)
     moved = to_device(batch, torch.device("meta"))
     assert moved[1]["x"].device.type == "meta"
+
+
+def texts(*masks):
+    mask_BL = torch.tensor(masks)
+    tokens_BL = torch.arange(mask_BL.numel()).view_as(mask_BL)
+    return (IDS[: len(masks)], {"input_ids": tokens_BL, "attention_mask": mask_BL}, TARGETS)
+
+
+def test_padding_goes_only_where_no_text_needs_it():
+    right = texts([1, 1, 0, 0], [1, 1, 1, 0])
+    assert lengths_of(right).tolist() == [2, 3]
+    assert trimmed(right)[1]["input_ids"].tolist() == [[0, 1, 2], [4, 5, 6]]
+    # Before the text, as tokenizers of decoders put it: the last columns hold tokens.
+    left = texts([0, 0, 1, 1], [0, 1, 1, 1])
+    assert lengths_of(left).tolist() == [4, 4]
+    assert torch.equal(trimmed(left)[1]["input_ids"], left[1]["input_ids"])
+    assert trimmed(TUPLE) is TUPLE
+    assert lengths_of((IDS, {"input_ids": INPUTS, "attention_mask": INPUTS[:0]}, TARGETS)) is None

@@ -202,3 +202,32 @@ def test_a_factory_of_ones_own_takes_tokens(make_text_task):
     )
     assert model.shape == (9, feeder.preprocess.tokenizer.vocabulary)
     assert model(**feeder(task.train, torch.arange(4))[1]).shape == (4, 3)
+
+
+@pytest.mark.parametrize("known", [None, 0])
+def test_a_decoder_classifies_by_the_last_token_of_the_text(known, tmp_path, make_text_task):
+    """Whatever its files say of padding: an example is what it is beside longer ones too."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {word: n for n, word in enumerate(["[UNK]", "[END]", "[FILL]", "the", "film", "was"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="[END]", pad_token="[FILL]", model_max_length=16
+    ).save_pretrained(tmp_path)
+    config = transformers.GPT2Config(
+        vocab_size=6, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=1,
+        eos_token_id=1, pad_token_id=known,
+    )  # fmt: skip
+    transformers.GPT2Model(config).save_pretrained(tmp_path)
+    task = make_text_task()
+    model, feeder = build(
+        str(tmp_path), task.train, task.preprocess, 3, seed=0, device=CPU, max_length=16
+    )
+    model.eval()
+    lengths = feeder.lengths(task.train)
+    assert len(lengths.unique()) > 3
+    with torch.no_grad():
+        together = model(**feeder(task.train, torch.arange(8))[1]).logits
+        alone = [model(**feeder(task.train, torch.tensor([n]))[1]).logits[0] for n in range(8)]
+    torch.testing.assert_close(together, torch.stack(alone))

@@ -26,6 +26,7 @@ __all__ = [
     "PretrainedTokenizer",
     "SmallTransformer",
     "WordTokenizer",
+    "agree_on_padding",
     "pretrained_classifier",
 ]
 
@@ -263,8 +264,6 @@ def pretrained_classifier(name: str) -> Factory:
                 dtype=torch.float32,
             )
         _require_encoder(name, model, loaded)
-        if getattr(model.config, "pad_token_id", None) is None:
-            model.config.pad_token_id = getattr(model.config, "eos_token_id", None) or 0
         rows = model.get_input_embeddings().num_embeddings
         if vocabulary > rows:
             raise ConfigError(
@@ -281,6 +280,21 @@ def pretrained_classifier(name: str) -> Factory:
         return found
 
     return factory
+
+
+def agree_on_padding(model: nn.Module, padding: int) -> None:
+    """Tell a transformers model which token its tokenizer fills short texts up with.
+
+    Decoders classify by the last token that is not this one. Files often leave it out, or name
+    another than the tokenizer's; then what an example is taken for would depend on its neighbours.
+
+    Args:
+        model: any model; one without a configuration is left alone.
+        padding: the number that fills up shorter texts.
+    """
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "pad_token_id"):
+        config.pad_token_id = padding
 
 
 def _require_encoder(name: str, model: Any, loaded: dict[str, Any]) -> None:

@@ -71,6 +71,12 @@ class ScoreConfig:
     model: str = "mlp"
     """Model of the replicas; goldiprox train knows the same ones."""
 
+    tokenizer: str | None = None
+    """Tokenizer of texts, by hub name or local folder: the model's own unless given."""
+
+    max_length: int = 128
+    """Texts are cut to this many tokens."""
+
     scores: tuple[str, ...] = (
         *("el2n", "grand", "forgetting", "margin", "aum", "loss", "entropy", "input-norm"),
     )
@@ -151,6 +157,8 @@ class ScoreConfig:
         """A replica's training run: every example once an epoch, shuffled, nothing chosen."""
         return TrainConfig(
             model=self.model,
+            tokenizer=self.tokenizer,
+            max_length=self.max_length,
             method="uniform",
             batch=self.batch,
             pool=self.batch,
@@ -442,6 +450,11 @@ def input_norms(splits: Splits) -> Floats:
     Raises:
         ConfigError: if the inputs are no vectors of numbers.
     """
+    if not splits.full.store.example_shape:
+        raise ConfigError(
+            f"{splits.dataset.name} holds texts, and input-norm is the length of a vector of "
+            "numbers; leave it out: --scores el2n,grand,forgetting"
+        )
     feeder = Feeder(preprocess=splits.preprocess, device=torch.device("cpu"), channels_last=False)
     parts = [
         input_norm(feeder(splits.full, positions_B)[1])

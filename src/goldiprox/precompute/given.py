@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from goldiprox.config import config_hash
 from goldiprox.data.splits import Splits
+from goldiprox.data.text import TextPreprocessor
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.models.registry import factory_name
+from goldiprox.models.text import WordTokenizer
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.irreducible import score_examples, table_facts
 from goldiprox.records.files import sha256_of
@@ -38,6 +40,8 @@ def table_from_model(
     *,
     device: str = "auto",
     seed: int = 0,
+    tokenizer: str | None = None,
+    max_length: int = 128,
 ) -> ScoreTable:
     """Score the training set with a model that was trained elsewhere.
 
@@ -51,6 +55,8 @@ def table_from_model(
             the factory returns a trained model.
         device: where it scores.
         seed: of the weights that the factory draws, if none are loaded.
+        tokenizer: of texts, by hub name or local folder: the model's own unless given.
+        max_length: texts are cut to so many tokens.
 
     Returns:
         A table whose provenance names the model and its weights' digest. Only the scoring pass is
@@ -68,7 +74,16 @@ def table_from_model(
         splits.num_classes,
         seed=seed,
         device=resolve_device(device),
+        tokenizer=tokenizer,
+        max_length=max_length,
     )
+    texts = feeder.preprocess if isinstance(feeder.preprocess, TextPreprocessor) else None
+    if texts is not None and isinstance(texts.tokenizer, WordTokenizer):
+        raise ConfigError(
+            f"{name} numbers words by the texts that it was trained on, and --weights does not "
+            "hold these numbers; use a model with a tokenizer of its own, or name the one that it "
+            "was trained with: --tokenizer"
+        )
     if weights is not None:
         _load(net, weights, name)
     net = net.eval()
@@ -78,7 +93,13 @@ def table_from_model(
         net, splits.train, feeder, ledger, flops=flops_per_example(net, few)[0]
     )
     digest = None if weights is None else sha256_of(weights)
-    config = {"model": name, "weights": digest, "seed": seed if weights is None else None}
+    config: dict[str, Any] = {
+        "model": name,
+        "weights": digest,
+        "seed": seed if weights is None else None,
+    }
+    if texts is not None:
+        config |= {"tokenizer": tokenizer, "max_length": max_length}
     return ScoreTable(
         ids_N=splits.train.ids_N.numpy(),
         columns={IRREDUCIBLE_LOSS: losses_N},

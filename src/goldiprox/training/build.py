@@ -9,6 +9,7 @@ from goldiprox.data.examples import Examples
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.text import TextPreprocessor
 from goldiprox.models.registry import build_model, model_factory, tokenizer_for
+from goldiprox.models.text import agree_on_padding
 from goldiprox.models.vision import Factory
 from goldiprox.schema import DataError
 from goldiprox.training.feed import Feeder
@@ -53,6 +54,8 @@ def build(
         found = tokenizer_for(name, tokenizer, lambda: _texts(train), max_length)
         preprocess = preprocess.with_tokenizer(found)
     net = build_model(factory, preprocess.input_shape(train.store), num_classes, seed)
+    if isinstance(preprocess, TextPreprocessor) and preprocess.tokenizer is not None:
+        agree_on_padding(net, preprocess.tokenizer.padding)
     feeder = Feeder.of(net, preprocess, device)
     return feeder.place(net).train(), feeder
 

@@ -13,9 +13,8 @@ from goldiprox.data.splits import Splits
 from goldiprox.evidence.forward import scoring_mode
 from goldiprox.records.files import write_json
 from goldiprox.schema import ConfigError
-from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import Report, Task, train
-from goldiprox.training.optimization import resolve_device, resolved
+from goldiprox.training.optimization import resolved
 
 __all__ = ["confusion_matrix"]
 
@@ -50,7 +49,7 @@ def confusion_matrix(
         num_classes=splits.num_classes,
     )
     trained = train(config, task, report=report)
-    feeder = Feeder.of(trained.model, splits.preprocess, resolve_device(config.device))
+    feeder = trained.feeder
     counts_CC = torch.zeros((splits.num_classes, splits.num_classes), dtype=torch.int64)
     with torch.no_grad(), scoring_mode(trained.model, "running"):
         for positions_B in torch.arange(len(splits.holdout)).split(BATCH):
