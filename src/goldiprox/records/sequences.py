@@ -126,7 +126,7 @@ class BatchSequence:
             SequenceError: if the file is absent, cut off, damaged or not a sequence.
         """
         path = Path(path)
-        with _reading(path, "is damaged, cut off or not Parquet"):
+        with _Reading(path, "is damaged, cut off or not Parquet"):
             if path.is_dir():
                 raise IsADirectoryError(f"{path} is a folder")
             with pq.ParquetFile(path) as file:
@@ -193,14 +193,14 @@ class BatchSequence:
             SequenceError: if a row group is damaged or its lists do not match, naming the rows.
         """
         first = 0
-        with _reading(self.path, "is damaged"):
+        with _Reading(self.path, "is damaged"):
             file = pq.ParquetFile(self.path, page_checksum_verification=True)
         with file:
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
                 if first + rows > start:
                     where = f"is damaged between its steps {first} and {first + rows - 1}"
-                    with _reading(self.path, where):
+                    with _Reading(self.path, where):
                         table = file.read_row_group(number, SCHEMA.names).combine_chunks()
                         if table.column_names != SCHEMA.names:
                             raise pa.ArrowInvalid("a column is gone")
@@ -403,7 +403,7 @@ def _require_whole(table: pa.Table, path: Path, first: int) -> None:
         )
 
 
-class _reading:  # noqa: N801 - reads as the verb it is
+class _Reading:
     """Turns what pyarrow raises on a bad file into one line that names it."""
 
     def __init__(self, path: Path, what: str) -> None:

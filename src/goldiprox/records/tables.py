@@ -264,7 +264,10 @@ class ScoreTable(Table):
                 raise IsADirectoryError(f"{path} is a folder")
             table = pq.read_table(path, page_checksum_verification=True)
         except FileNotFoundError as error:
-            raise TableError(f"score table {path} does not exist") from error
+            raise TableError(
+                f"score table {path} does not exist; check the path, or make it "
+                "with goldiprox score, prune or irreducible"
+            ) from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             first = str(error).splitlines()[0]
             raise TableError(f"score table {path} is damaged or not Parquet: {first}") from error
