@@ -22,25 +22,39 @@ def data():
     return scores_N, ids_N, classes_N
 
 
-def ascending(scores_N, ids_N):
-    return sorted(range(len(ids_N)), key=lambda i: (float(scores_N[i]), int(ids_N[i])))
-
-
 @pytest.mark.parametrize("keep", [0.005, 0.1, 0.5, 0.335, 1.0])
 def test_highest_lowest_and_windows_are_slices_of_the_order(data, keep):
     scores_N, ids_N, _ = data
-    order, count = ascending(scores_N, ids_N), round(keep * 200)
+    ascending, count = scores_N.sort().values, round(keep * 200)
     for offset in (0.0, (1 - keep) / 2, 1 - keep):
         kept = prune(PruneRule(rule="window", keep=keep, offset=offset), scores_N, ids_N, None)
         start = min(round(offset * 200), 200 - count)
-        assert kept.tolist() == sorted(order[start : start + count])
+        assert scores_N[kept].sort().values.tolist() == ascending[start : start + count].tolist()
+        assert kept.tolist() == sorted(set(kept.tolist()))
     lowest = prune(PruneRule(rule="lowest", keep=keep), scores_N, ids_N, None)
-    assert lowest.tolist() == sorted(order[:count])
-    # Of equal scores at the edge the lowest ids win, so the order is not the reverse of the other.
-    highest = sorted(range(200), key=lambda i: (-float(scores_N[i]), int(ids_N[i])))[:count]
+    assert scores_N[lowest].sort().values.tolist() == ascending[:count].tolist()
     found = prune(PruneRule(keep=keep), scores_N, ids_N, None)
-    assert found.tolist() == sorted(highest)
-    assert scores_N[found].min() >= scores_N[lowest].min()
+    assert scores_N[found].sort().values.tolist() == ascending[200 - count :].tolist()
+
+
+def test_windows_side_by_side_part_the_data_even_through_ties(data):
+    scores_N, ids_N, _ = data
+    parts = [
+        prune(PruneRule(rule="window", keep=0.1, offset=i / 10), scores_N, ids_N, None)
+        for i in range(10)
+    ]
+    assert torch.cat(parts).sort().values.tolist() == list(range(200))
+
+
+@pytest.mark.parametrize("rule", ["highest", "lowest", "window"])
+def test_ties_do_not_go_to_the_class_that_comes_first(rule):
+    classes_N = torch.arange(4).repeat_interleave(500)
+    scores_N, ids_N = torch.zeros(2000), torch.arange(2000)
+    kept = prune(PruneRule(rule=rule, keep=0.5), scores_N, ids_N, None)
+    # Hypergeometric: 250 of each class, standard deviation 9.7.
+    assert all(200 < count < 300 for count in torch.bincount(classes_N[kept]).tolist())
+    other = prune(PruneRule(rule=rule, keep=0.5, seed=1), scores_N, ids_N, None)
+    assert kept.tolist() != other.tolist()
 
 
 @pytest.mark.parametrize("rule", ["highest", "lowest", "window", "stratified", "random"])

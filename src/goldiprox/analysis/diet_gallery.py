@@ -43,7 +43,7 @@ def collect_extremes(splits: Splits, table: ScoreTable, by: str, path: Path) -> 
     """
     data, names = splits.full, splits.dataset.class_names
     scores_N = table.column_for(by, data.ids_N, "make it again with: goldiprox score").numpy()
-    # Ties by id, as in pruning.
+    # Ties by id.
     order = np.lexsort((data.ids_N.numpy(), scores_N))
     labels = data.targets_N.numpy()[order]
     rows: list[dict[str, Any]] = []

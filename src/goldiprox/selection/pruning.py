@@ -1,7 +1,8 @@
 """Choosing once, from a whole data set, what to keep: pruning by a score.
 
-Higher scores are harder examples and are kept first. Ties break by id, random choices are keyed by
-id, so the order of a table changes nothing.
+Higher scores are harder examples and are kept first. Ties break by random numbers keyed by id, as
+random choices are: the order of a table changes nothing, and ids that follow the classes, as in a
+data set that is sorted by them, do not decide which class loses its ties.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class PruneRule:
     """Keep the same share of every class, by the same rule within each."""
 
     seed: int = 0
-    """Seed of random and stratified."""
+    """Seed of random, of stratified and of ties."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.keep) and 0 < self.keep <= 1):
@@ -117,20 +118,25 @@ def _quotas(classes_N: Tensor, count: int) -> list[tuple[Tensor, int]]:
     ]
 
 
+def _shuffled(rule: PruneRule, ids_N: Tensor) -> Tensor:
+    """Different numbers in place of the ids, in an order that has nothing to do with theirs."""
+    numbers_N = keyed_uniform(ids_N, stream(rule.seed, "prune-ties"))
+    by_id = ids_N.argsort()
+    return by_id[numbers_N[by_id].argsort(stable=True)].argsort()
+
+
 def _highest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
-    del rule
-    return top_k(scores_N, ids_N, count)
+    return top_k(scores_N, _shuffled(rule, ids_N), count)
 
 
 def _lowest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
-    del rule
-    return top_k(-scores_N, ids_N, count)
+    return top_k(-scores_N, _shuffled(rule, ids_N), count)
 
 
 def _window(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     """The examples from ``offset`` on, in ascending order of the score."""
-    by_id = ids_N.argsort()
-    ascending = by_id[scores_N[by_id].argsort(stable=True)]
+    shuffled = _shuffled(rule, ids_N).argsort()
+    ascending = shuffled[scores_N[shuffled].argsort(stable=True)]
     start = min(round(rule.offset * len(ids_N)), len(ids_N) - count)
     return ascending[start : start + count]
 
@@ -138,7 +144,7 @@ def _window(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Ten
 def _stratified(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     """Coverage-centric core-set selection (Zheng et al. 2023, arXiv:2210.15809)."""
     left = max(count, len(ids_N) - round(rule.cutoff * len(ids_N)))
-    easier = top_k(-scores_N, ids_N, left)
+    easier = top_k(-scores_N, _shuffled(rule, ids_N), left)
     pool = Evidence(ids_B=ids_N[easier], loss_B=scores_N[easier])
     even = Stratified(lambda evidence: evidence.need("loss_B"), rule.strata)
     return easier[even(pool, count, stream(rule.seed, "prune")).positions_k]
