@@ -22,8 +22,9 @@ from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import Evidence
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import METHODS
-from goldiprox.training.loop import Loop, Task
+from goldiprox.training.loop import Loop
 from goldiprox.training.optimization import make_optimizer
+from goldiprox.training.task import Task
 from timing import interleaved, ratio, timing
 
 ROUNDS = 40

@@ -18,7 +18,8 @@ import torch
 from goldiprox.config import TrainConfig
 from goldiprox.data.examples import Examples
 from goldiprox.data.text import TextPreprocessor, tokenise
-from goldiprox.training.loop import Loop, Task
+from goldiprox.training.loop import Loop
+from goldiprox.training.task import Task
 from timing import interleaved, ratio
 
 TARGET = 0.02  # share of a step

@@ -19,7 +19,8 @@ from goldiprox.config import TrainConfig
 from goldiprox.data.datasets import load
 from goldiprox.data.splits import DataConfig, make_splits
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.training.loop import Loop, Task
+from goldiprox.training.loop import Loop
+from goldiprox.training.task import Task
 
 STEPS = 470
 LOOKED_AT = 4000

@@ -19,7 +19,7 @@ from goldiprox.data.splits import DataConfig, make_splits
 from goldiprox.data.text import TextPreprocessor
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import Evidence
-from goldiprox.training.loop import Task
+from goldiprox.training.task import Task
 
 torch.set_num_threads(
     1

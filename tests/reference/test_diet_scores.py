@@ -15,7 +15,8 @@ from goldiprox.precompute.data_diet import ScoreConfig, ScoreHook, score_replica
 from goldiprox.precompute.diet_scores import SCORES, Forgetting, MarginArea, missing_margin
 from goldiprox.training.feed import Feeder
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import CheckpointEvery, Loop, Task
+from goldiprox.training.loop import Loop
+from goldiprox.training.task import CheckpointEvery, Task
 
 SNAPSHOTS = ("el2n", "grand", "grand-last-layer", "margin", "loss", "entropy")
 

@@ -17,7 +17,8 @@ from goldiprox.selection import methods
 from goldiprox.selection.functions import reducible_loss
 from goldiprox.selection.methods import CompanionSpec, Method
 from goldiprox.selection.selectors import TopK
-from goldiprox.training.loop import CheckpointEvery, Loop, train
+from goldiprox.training.loop import Loop, train
+from goldiprox.training.task import CheckpointEvery
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import torch
 from goldiprox.config import TrainConfig
 from goldiprox.records.runs import RunFolder
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import CheckpointEvery, train
+from goldiprox.training.loop import train
+from goldiprox.training.task import CheckpointEvery
 
 MANIFEST = {"config": {}, "config_hash": "h"}
 

@@ -24,7 +24,8 @@ from goldiprox.precompute.irreducible import (
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import TableError
-from goldiprox.training.loop import CheckpointEvery, Task, train
+from goldiprox.training.loop import train
+from goldiprox.training.task import CheckpointEvery, Task
 
 QUICK = IrreducibleConfig(batch=16, epochs=12, patience=12, lr=0.006, model="mlp-128", seed=6)
 

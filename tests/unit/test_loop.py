@@ -9,6 +9,7 @@ from torch import nn
 from goldiprox.config import TrainConfig
 from goldiprox.schema import ConfigError, Selection
 from goldiprox.selection.plans import Draw
+from goldiprox.training.checkpoint import state_of
 from goldiprox.training.loop import Loop
 
 
@@ -47,7 +48,7 @@ def test_a_plan_s_weights_follow_the_choice_to_its_device(make_task, monkeypatch
 
 def test_a_checkpoint_keeps_the_random_state_of_the_run_s_own_device(make_task, monkeypatch):
     loop = Loop(config("loss", model="mlp-128"), make_task(count=62))
-    assert loop._cuda_random_state() is None
+    assert state_of(loop)["cuda_rng"] is None
     loop.device = torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: device)
-    assert loop._cuda_random_state() == torch.device("cuda", 1)
+    assert state_of(loop)["cuda_rng"] == torch.device("cuda", 1)

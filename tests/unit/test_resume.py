@@ -14,7 +14,8 @@ from goldiprox.records import runs
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
 from goldiprox.schema import CheckpointError, NonFinite
-from goldiprox.training.loop import CheckpointEvery, train
+from goldiprox.training.loop import train
+from goldiprox.training.task import CheckpointEvery
 
 POOL, BATCH = 24, 8  # 62 examples: 3 pools an epoch, the last one short
 

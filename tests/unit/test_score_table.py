@@ -15,7 +15,7 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import CheckpointError, ConfigError, TableError
 from goldiprox.selection.pruning import PruneRule
-from goldiprox.training.loop import CheckpointEvery
+from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows import replicas as replicas_module
 from goldiprox.workflows.prune import prune_scores
 from goldiprox.workflows.score import halved, held_out_probabilities, make_scores

@@ -16,8 +16,9 @@ from goldiprox.records.sequences import BatchSequence, cut, join, thin, write_se
 from goldiprox.records.steplog import read_steps
 from goldiprox.schema import ConfigError, SequenceError
 from goldiprox.training import sequence as module
-from goldiprox.training.loop import CheckpointEvery, Loop, train
+from goldiprox.training.loop import Loop, train
 from goldiprox.training.sequence import Recorder, replay, replay_config, write_recorded
+from goldiprox.training.task import CheckpointEvery
 
 POOL, BATCH, EPOCHS = 24, 8, 3  # 62 examples: 3 pools an epoch, the last one short
 STEPS = 9

@@ -15,8 +15,9 @@ from goldiprox.schema import ConfigError
 from goldiprox.selection.coreset import CoreSetSpec, FixedSubset, k_center_greedy
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import Course
-from goldiprox.training.loop import CheckpointEvery, train
+from goldiprox.training.loop import train
 from goldiprox.training.step import Chooser
+from goldiprox.training.task import CheckpointEvery
 
 NAMES = [name for name, entry in METHODS.items() if entry.core_set is not None]
 MANIFEST = {"config": {}, "config_hash": "h"}

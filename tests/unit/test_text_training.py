@@ -12,7 +12,8 @@ from goldiprox.precompute import coreset
 from goldiprox.records.runs import RunFolder
 from goldiprox.selection.methods import method
 from goldiprox.training.build import build
-from goldiprox.training.loop import CheckpointEvery, Loop, train
+from goldiprox.training.loop import Loop, train
+from goldiprox.training.task import CheckpointEvery
 
 
 def config(method="loss", **changes):

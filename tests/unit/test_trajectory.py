@@ -12,7 +12,8 @@ from goldiprox.config import TrainConfig
 from goldiprox.records.runs import RunFolder
 from goldiprox.schema import CheckpointError
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import CheckpointEvery, train
+from goldiprox.training.loop import train
+from goldiprox.training.task import CheckpointEvery
 from goldiprox.training.trajectory import KeepWeights, load_start, weights_at
 
 CONFIG = TrainConfig(

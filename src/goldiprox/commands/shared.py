@@ -13,7 +13,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from goldiprox.data.splits import DataConfig, Splits
-from goldiprox.training.loop import CheckpointEvery, Report
+from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.subset import splits_for
 

@@ -25,7 +25,8 @@ from goldiprox.selection.coreset import (
 from goldiprox.selection.plans import Course, Draw, Plan
 from goldiprox.selection.selectors import keyed_uniform
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import Loop, Trained, train
+from goldiprox.training.loop import Loop, train
+from goldiprox.training.task import Trained
 
 __all__ = ["CoreSet"]
 

@@ -34,7 +34,8 @@ from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError, Evidence, TableError
 from goldiprox.training.feed import Feeder
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import CheckpointEvery, Loop, Report, Task, train
+from goldiprox.training.loop import Loop, train
+from goldiprox.training.task import CheckpointEvery, Report, Task
 
 __all__ = [
     "LABEL",

@@ -28,15 +28,8 @@ from goldiprox.records.runs import RunFolder, versions, weights_bytes
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
-from goldiprox.training.loop import (
-    CheckpointEvery,
-    Evaluation,
-    Loop,
-    Report,
-    Task,
-    Trained,
-    train,
-)
+from goldiprox.training.loop import Loop, train
+from goldiprox.training.task import CheckpointEvery, Evaluation, Report, Task, Trained
 
 __all__ = [
     "Part",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from goldiprox.batch import ID, Batch, default_logits, take, trimmed
 from goldiprox.config import TrainConfig
-from goldiprox.data.preprocess import Preprocess
-from goldiprox.data.splits import Examples
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.models.registry import parameter_count
@@ -28,9 +26,9 @@ from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.plans import Course, Draw, PlanFactory, ShuffledPools, pools
 from goldiprox.training.build import build
+from goldiprox.training.checkpoint import require_finite_weights, restore, state_of
 from goldiprox.training.companion import Companion
 from goldiprox.training.evaluate import evaluate
-from goldiprox.training.feed import Feeder
 from goldiprox.training.hooks import Hook
 from goldiprox.training.optimization import (
     make_optimizer,
@@ -39,77 +37,13 @@ from goldiprox.training.optimization import (
     training_step,
 )
 from goldiprox.training.step import Chooser
+from goldiprox.training.task import CheckpointEvery, Evaluation, Report, Task, Trained
 from goldiprox.training.trajectory import Start
 
-__all__ = ["CheckpointEvery", "Evaluation", "Loop", "Report", "Task", "Trained", "train"]
-
-Report = Callable[[int, int, str], None]
-"""Called now and then with (steps done, steps in all, what to say)."""
+__all__ = ["Loop", "train"]
 
 SETTLE_EVERY = 64
 """Steps between transfers of the log from the device."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a run trains on and is evaluated on."""
-
-    train: Examples
-    evaluation: Examples
-    preprocess: Preprocess
-    num_classes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A point on the curve.
-
-    Attributes:
-        step: training steps done.
-        epoch: passes over the pools done, fractional.
-        examples: examples trained on so far.
-        accuracy: share of the evaluation set classified correctly.
-        loss: mean cross-entropy on it, nats.
-        matthews: Matthews correlation on it; None unless there are two classes.
-        seconds: wall seconds of loading, scoring and training so far (no evaluation).
-        flops: floating-point operations of the same.
-    """
-
-    step: int
-    epoch: float
-    examples: int
-    accuracy: float
-    loss: float
-    matthews: float | None = None
-    seconds: float
-    flops: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointEvery:
-    """When to write a checkpoint: after so many seconds, or so many steps where given."""
-
-    seconds: float = 30.0
-    steps: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A finished run.
-
-    Attributes:
-        model: with its final weights, or the best ones where they were asked for.
-        feeder: makes its batches.
-        evaluations: in order.
-        ledger: costs by phase.
-        steps: training steps done.
-    """
-
-    model: nn.Module
-    feeder: Feeder
-    evaluations: list[Evaluation]
-    ledger: Ledger
-    steps: int
 
 
 def train(
@@ -473,38 +407,10 @@ class Loop:
         assert self.folder is not None
         with self.clock("records"):
             self.log.settle()
-            self._require_finite_weights()
+            require_finite_weights(self.model, self.step - 1)
             self.log.write_part()
             self.clock.settle()
-            state = {
-                "step": self.step,
-                "examples": self.examples,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "chooser": self.chooser.state_dict(),
-                "plan": self.plan.state_dict(),
-                "companion": None if self.companion is None else self.companion.state_dict(),
-                "hooks": [hook.state_dict() for hook in self.hooks],
-                "evaluations": [asdict(e) for e in self.evaluations],
-                "ledger": self.ledger.to_json(),
-                "best": self.best,
-                "cpu_rng": torch.get_rng_state(),
-                "cuda_rng": self._cuda_random_state(),
-            }
-            self.folder.save_checkpoint(self.step, state)
-
-    def _cuda_random_state(self) -> Tensor | None:
-        """Of the run's own device, which need not be the current one."""
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-
-    def _require_finite_weights(self) -> None:
-        """A finite loss may still have a NaN gradient: no checkpoint may keep what it left."""
-        for name, value in self.model.state_dict().items():
-            if not bool(value.isfinite().all()):
-                raise NonFinite(
-                    f"{name} became NaN or infinite in step {self.step - 1}, although the loss was "
-                    "finite; lower the learning rate, or look for an infinite gradient"
-                )
+            self.folder.save_checkpoint(self.step, state_of(self))
 
     def _restore(self) -> None:
         if self._start is not None:
@@ -514,25 +420,8 @@ class Loop:
             return
         state = self.folder.load_checkpoint()
         self.log.cut(state["step"] if state else 0)
-        if state is None:
-            return
-        self.step = state["step"]
-        self.examples = state["examples"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.chooser.load_state_dict(state["chooser"])
-        self.plan.load_state_dict(state["plan"])
-        if self.companion is not None:
-            self.companion.load_state_dict(state["companion"])
-        for hook, kept in zip(self.hooks, state["hooks"], strict=True):
-            hook.load_state_dict(kept)
-        self.evaluations = [Evaluation(**e) for e in state["evaluations"]]
-        self.ledger = Ledger.from_json(state["ledger"])
-        self.clock = Clock(self.device, self.ledger)
-        self.best = state["best"]
-        torch.set_rng_state(state["cpu_rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        if state is not None:
+            restore(self, state)
 
     def _finish(self) -> Trained:
         self.log.settle()

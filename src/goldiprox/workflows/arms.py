@@ -11,8 +11,8 @@ from goldiprox.precompute.coreset import CoreSet
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import METHODS, Method, method
 from goldiprox.training.build import build
-from goldiprox.training.loop import Task
 from goldiprox.training.optimization import resolve_device
+from goldiprox.training.task import Task
 
 __all__ = [
     "GOLDIPROX",

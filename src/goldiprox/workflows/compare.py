@@ -26,10 +26,11 @@ from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.selection.plans import PlanFactory
 from goldiprox.training.evaluate import evaluate
-from goldiprox.training.loop import CheckpointEvery, Loop, train
+from goldiprox.training.loop import Loop, train
 from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.training.probe import LossProbe
 from goldiprox.training.sequence import replay
+from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows.arms import Arm, arms_of, core_set_of, goldiprox_arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
 from goldiprox.workflows.irreducible import companion_of, irreducible_for

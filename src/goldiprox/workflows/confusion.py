@@ -13,8 +13,9 @@ from goldiprox.data.splits import Splits
 from goldiprox.evidence.forward import scoring_mode
 from goldiprox.records.files import write_json
 from goldiprox.schema import ConfigError
-from goldiprox.training.loop import Report, Task, train
+from goldiprox.training.loop import train
 from goldiprox.training.optimization import resolved
+from goldiprox.training.task import Report, Task
 
 __all__ = ["confusion_matrix"]
 

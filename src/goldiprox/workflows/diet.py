@@ -28,7 +28,8 @@ from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.pruning import PruneRule, prune
 from goldiprox.selection.selectors import keyed_uniform
-from goldiprox.training.loop import CheckpointEvery, Task, train
+from goldiprox.training.loop import train
+from goldiprox.training.task import CheckpointEvery, Task
 from goldiprox.workflows.arms import require_possible
 from goldiprox.workflows.diet_settings import DietConfig
 from goldiprox.workflows.progress import Progress

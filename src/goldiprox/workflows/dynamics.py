@@ -38,8 +38,9 @@ from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.training.build import build
 from goldiprox.training.feed import Feeder
-from goldiprox.training.loop import CheckpointEvery, Task, train
+from goldiprox.training.loop import train
 from goldiprox.training.optimization import resolve_device
+from goldiprox.training.task import CheckpointEvery, Task
 from goldiprox.training.trajectory import KeepWeights, load_start, weights_at
 from goldiprox.workflows.arms import require_possible
 from goldiprox.workflows.dynamics_settings import DynamicsConfig

@@ -16,8 +16,8 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import Table
 from goldiprox.report.grid import write_grid_report
 from goldiprox.schema import GoldiproxError
-from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.training.optimization import resolve_device, resolved
+from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.arms import arms_of, require_possible
 from goldiprox.workflows.cells import Cell, GridConfig, cells
 from goldiprox.workflows.compare import compare, comparison_settings, open_comparison

@@ -23,8 +23,8 @@ from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.schema import ConfigError, TableError
 from goldiprox.selection.methods import Method
 from goldiprox.training.build import build
-from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.training.optimization import resolve_device
+from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.progress import Progress
 
 __all__ = ["companion_of", "irreducible_for", "make_irreducible", "take_irreducible"]

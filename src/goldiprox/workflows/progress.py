@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goldiprox.training.loop import Report
+from goldiprox.training.task import Report
 
 __all__ = ["Progress"]
 

@@ -17,8 +17,9 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.sequences import BatchSequence
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError
-from goldiprox.training.loop import CheckpointEvery, Loop, Report, train
+from goldiprox.training.loop import Loop, train
 from goldiprox.training.probe import LossProbe
+from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.sequences import Recording
 from goldiprox.workflows.train import run_manifest

@@ -17,8 +17,8 @@ from goldiprox.precompute.data_diet import ScoreConfig, replica_identity, score_
 from goldiprox.records.runs import RunFolder, first_difference
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import CheckpointError, ConfigError
-from goldiprox.training.loop import CheckpointEvery, Report
 from goldiprox.training.optimization import resolve_device
+from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.parallel import Tell, run_parallel
 from goldiprox.workflows.progress import Progress
 

@@ -32,8 +32,8 @@ from goldiprox.schema import ConfigError, TableError
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS
 from goldiprox.training.build import build
-from goldiprox.training.loop import CheckpointEvery
 from goldiprox.training.optimization import resolve_device
+from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.progress import Progress

@@ -17,9 +17,10 @@ from goldiprox.records.sequences import BatchSequence
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import method
-from goldiprox.training.loop import CheckpointEvery, train
+from goldiprox.training.loop import train
 from goldiprox.training.optimization import resolved
 from goldiprox.training.sequence import replay, replay_config
+from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows.arms import Arm, core_set_of, require_possible
 from goldiprox.workflows.irreducible import companion_of, irreducible_for
 from goldiprox.workflows.progress import Progress
