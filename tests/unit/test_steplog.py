@@ -73,6 +73,59 @@ def test_the_bytes_do_not_depend_on_where_parts_were_cut(cuts, tmp_path):
     assert read_steps(tmp_path)["step"].to_pylist() == list(range(7))
 
 
+def ragged(step):
+    """A step of 1 to 40 chosen, in turn with scores, with weights and with neither."""
+    generator = torch.Generator().manual_seed(step)
+    k = 1 + (7 * step) % 40
+    pool_B = torch.arange(2 * k + 3)
+    selection = Selection.of(
+        pool_B,
+        torch.randperm(len(pool_B), generator=generator)[:k],
+        torch.rand(k, generator=generator) if step % 3 == 0 else None,
+        torch.randn(len(pool_B), generator=generator) if step % 2 == 0 else None,
+    )
+    return StepRecord(
+        step=step, epoch=0, lr=0.1, selection=selection, pool_size=len(pool_B),
+        logits_kC=torch.randn(k, 5, generator=generator),
+        targets_k=torch.randint(0, 5, (k,), generator=generator),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [1, 7, 64])
+def test_each_row_is_its_step_s_own_whatever_it_is_settled_with(every, tmp_path):
+    log = log_of(tmp_path)
+    for step in range(40):
+        log.add(ragged(step))
+        if step % every == 0:
+            log.settle()
+    log.merge()
+    alone = log_of(tmp_path / "alone")
+    for step in range(40):
+        alone.add(ragged(step))
+        alone.write_part()
+    alone.merge()
+    assert (tmp_path / "steps.parquet").read_bytes() == (
+        tmp_path / "alone" / "steps.parquet"
+    ).read_bytes()
+    for row, expected in zip(read_steps(tmp_path).to_pylist(), map(ragged, range(40)), strict=True):
+        chosen = expected.selection
+        assert row["ids"] == chosen.ids_k.tolist()
+        assert row["weights"] == (chosen.weights_k.tolist() if chosen.weighted else None)
+        assert row["loss"] == pytest.approx(float(expected.loss_k.double().mean()), rel=1e-6)
+        right = (expected.logits_kC.argmax(1) == expected.targets_k).sum()
+        assert row["already_correct"] == int(right)
+        assert row["corrupted"] == int((chosen.ids_k < 5).sum())
+        assert row["low_relevance"] is None
+        if chosen.scores_B is None:
+            assert row["score_max"] is None
+            continue
+        scores_B = chosen.scores_B.double()
+        assert (row["score_min"], row["score_max"]) == (scores_B.min(), scores_B.max())
+        assert row["score_mean"] == pytest.approx(float(scores_B.mean()), rel=1e-6)
+        mean = float(scores_B[chosen.positions_k].mean())
+        assert row["score_chosen_mean"] == pytest.approx(mean, rel=1e-6)
+
+
 def test_parts_outlive_the_merge_until_they_are_dropped(tmp_path):
     log = log_of(tmp_path)
     log.add(record(0))

@@ -341,5 +341,9 @@ def _joined(parts: list[Tensor], place_B: Tensor | None) -> Tensor:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's parameters; the CPU if it has none."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    # Not model.parameters(): its guard against doubles costs more than a step can spare.
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                return parameter.device
+    return torch.device("cpu")

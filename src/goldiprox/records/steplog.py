@@ -5,12 +5,11 @@ A row holds nothing that depends on the clock, so a resumed run's log equals an 
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +47,9 @@ SCHEMA = pa.schema(
 """Counts are of the chosen examples; ``loss`` is their mean training loss in nats before the step;
 ``weights`` is null where all are one, scores are null where the method has none, and a mark's
 count is null where nothing is known of it."""
+
+_PLAIN = ("step", "epoch", "pool_size", "lr")
+"""What a record holds as plain numbers."""
 
 MERGED = "steps.parquet"
 PARTS = "steps"
@@ -89,7 +91,7 @@ class StepLog:
         self._folder = folder
         self._marks = marks
         self._pending: list[StepRecord] = []
-        self._rows: list[dict[str, Any]] = []
+        self._settled: list[pa.Table] = []
 
     def add(self, record: StepRecord) -> None:
         """Keep a step until the next flush; no synchronisation with the device."""
@@ -109,44 +111,47 @@ class StepLog:
             return
         # All steps in one transfer and one pass each: a row by itself would cost a dozen kernels.
         chosen = [record.selection for record in pending]
+        steps = _Steps([len(c) for c in chosen])
         logits = torch.cat([record.logits_kC for record in pending])
         targets = torch.cat([record.targets_k for record in pending])
-        losses = _Segments([F.cross_entropy(logits, targets, reduction="none")])
-        marks = self._marks(torch.cat([c.ids_k.cpu() for c in chosen]))
-        counts = [len(c) for c in chosen]
-        correct = _Segments([logits.argmax(1) == targets])
-        columns: dict[str, list[Any]] = {
-            "loss": losses.cut(counts).means(),
-            "already_correct": correct.cut(counts).sums(),
-            **{mark: _Segments([marked]).cut(counts).sums() for mark, marked in marks.items()},
-            "ids": _Segments([c.ids_k for c in chosen]).arrays(),
-            "weights": _Segments([c.weights_k for c in chosen]).arrays(),
+        loss = steps.means(_host([F.cross_entropy(logits, targets, reduction="none")]))
+        if not np.isfinite(loss).all():
+            _refuse(pending[int(np.argmin(np.isfinite(loss)))])
+        ids = _host([c.ids_k for c in chosen])
+        columns: dict[str, Any] = {
+            **{key: [getattr(record, key) for record in pending] for key in _PLAIN},
+            "ids": steps.lists(ids),
+            "weights": _weights(chosen),
+            "loss": loss,
+            "already_correct": steps.sums(_host([logits.argmax(1) == targets])),
+            **{
+                mark: steps.sums(marked.numpy())
+                for mark, marked in self._marks(torch.from_numpy(ids)).items()
+            },
+            **_score_summaries(chosen),
         }
-        for number, record in enumerate(pending):
-            if not math.isfinite(columns["loss"][number]):
-                bad_k = ~torch.isfinite(record.loss_k)
-                ids = record.selection.ids_k.to(bad_k.device)[bad_k].cpu()
-                raise NonFinite(
-                    f"training loss became NaN or infinite at step {record.step} "
-                    f"(ids {id_list(ids)}); lower the learning rate, or look at these examples"
-                )
-            row = {name: values[number] for name, values in columns.items()}
-            if not record.selection.weighted:
-                row["weights"] = None
-            row |= {key: getattr(record, key) for key in ("step", "epoch", "pool_size", "lr")}
-            self._rows.append(row | _score_summary(record.selection))
+        self._settled.append(
+            pa.table(
+                [
+                    _typed(columns[field.name], field.type)
+                    if field.name in columns
+                    else pa.nulls(len(pending), field.type)
+                    for field in SCHEMA
+                ],
+                schema=SCHEMA,
+            )
+        )
 
     def write_part(self) -> None:
         """Write what is settled as one part."""
         self.settle()
-        if self._folder is None or not self._rows:
-            self._rows.clear()
+        settled, self._settled = self._settled, []
+        if self._folder is None or not settled:
             return
-        first, last = self._rows[0]["step"], self._rows[-1]["step"]
-        table = pa.Table.from_pylist(self._rows, schema=SCHEMA)
+        table = pa.concat_tables(settled).combine_chunks()
+        first, last = table["step"][0].as_py(), table["step"][-1].as_py()
         with whole_file(self._folder / PARTS / f"{first:012d}-{last:012d}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
-        self._rows.clear()
 
     def cut(self, step: int) -> None:
         """Drop what lies at or beyond a step: it is about to be run again."""
@@ -177,44 +182,104 @@ class StepLog:
             shutil.rmtree(self._folder / PARTS)
 
 
-class _Segments:
-    """Vectors of several steps, brought to the CPU together and reduced step by step."""
-
-    def __init__(self, parts: list[Tensor]) -> None:
-        self._lengths = [int(part.shape[0]) for part in parts]
-        self._values: npt.NDArray[Any] = torch.cat(parts).cpu().numpy()
-
-    def cut(self, lengths: list[int]) -> _Segments:
-        """The same values, cut into other lengths."""
-        self._lengths = lengths
-        return self
-
-    def arrays(self) -> list[npt.NDArray[Any]]:
-        """The vectors themselves."""
-        return np.split(self._values, np.cumsum(self._lengths)[:-1])
-
-    def sums(self) -> list[int]:
-        """How many are true in each."""
-        return [int(part.sum()) for part in self.arrays()]
-
-    def means(self) -> list[float]:
-        """The mean of each, summed in float64."""
-        return [float(part.mean(dtype=np.float64)) for part in self.arrays()]
+Values = npt.NDArray[Any]
 
 
-def _score_summary(selection: Selection) -> dict[str, float]:
-    """Nothing, where the method has no scores or chose nothing."""
-    if selection.scores_B is None or not len(selection):
+class _Steps:
+    """Several steps whose values stand one after another: reduced step by step, in one call."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self._lengths = np.asarray(lengths)
+        self._ends = np.cumsum(self._lengths)
+
+    def sums(self, values: Values) -> Values:
+        """The sum of each step's values; how many are true, where they are truths."""
+        return self.reduced(np.add, values.astype(np.int64))
+
+    def means(self, values: Values) -> Values:
+        """The mean of each step's values, summed in float64; NaN where there are none."""
+        means = self.reduced(np.add, values.astype(np.float64), empty=np.nan)
+        means /= np.maximum(self._lengths, 1)
+        return means
+
+    def reduced(self, how: np.ufunc, values: Values, empty: float = 0) -> Values:
+        """One reduction of each step's values."""
+        # The reduction of a step depends on its own values alone, not on what stands around it:
+        # a resumed run, whose steps are settled in other groups, gets the same bits.
+        some = self._lengths > 0
+        found = np.full(len(some), empty, dtype=values.dtype)
+        if some.any():
+            found[some] = how.reduceat(values, self.starts()[some])
+        return found
+
+    def starts(self) -> Values:
+        """Where each step's values begin."""
+        starts: Values = self._ends - self._lengths
+        return starts
+
+    def lists(self, values: Values) -> pa.ListArray:
+        """A list for each step."""
+        offsets = np.concatenate([[0], self._ends]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _host(parts: list[Tensor]) -> Values:
+    """Vectors of several steps, joined and brought to the CPU together."""
+    values: Values = torch.cat(parts).cpu().numpy()
+    return values
+
+
+def _typed(values: Any, kind: pa.DataType) -> pa.Array:
+    """An Arrow array of the schema's type; what is an array already is handed through."""
+    if isinstance(values, pa.Array):
+        return values
+    if isinstance(values, np.ndarray):
+        return pa.array(values.astype(kind.to_pandas_dtype(), copy=False), kind)
+    return pa.array(values, kind)
+
+
+def _weights(chosen: list[Selection]) -> pa.Array:
+    """The weights of each step; null where all are one."""
+    kind = SCHEMA.field("weights").type
+    if not any(c.weighted for c in chosen):
+        return pa.nulls(len(chosen), kind)
+    return pa.array([_host([c.weights_k]) if c.weighted else None for c in chosen], kind)
+
+
+def _score_summaries(chosen: list[Selection]) -> dict[str, pa.Array]:
+    """Of each step's scores; null where the method has none or chose nothing."""
+    rows = [i for i, c in enumerate(chosen) if c.scores_B is not None and len(c)]
+    if not rows:
         return {}
-    scores_B = selection.scores_B.cpu().numpy()
-    return {
-        "score_mean": float(scores_B.mean(dtype=np.float64)),
-        "score_min": float(scores_B.min()),
-        "score_max": float(scores_B.max()),
-        "score_chosen_mean": float(
-            scores_B[selection.positions_k.cpu().numpy()].mean(dtype=np.float64)
-        ),
+    scores_B = [s for i in rows if (s := chosen[i].scores_B) is not None]
+    pools = _Steps([len(s) for s in scores_B])
+    scores = _host(scores_B)
+    positions = [chosen[i].positions_k for i in rows]
+    steps = _Steps([len(p) for p in positions])
+    places = _host(positions) + np.repeat(pools.starts(), [len(p) for p in positions])
+    found = {
+        "score_mean": pools.means(scores),
+        "score_min": pools.reduced(np.minimum, scores),
+        "score_max": pools.reduced(np.maximum, scores),
+        "score_chosen_mean": steps.means(scores[places]),
     }
+    absent = np.ones(len(chosen), dtype=bool)
+    absent[rows] = False
+    summaries = {}
+    for name, values in found.items():
+        spread = np.zeros(len(chosen), dtype=np.float32)
+        spread[rows] = values
+        summaries[name] = pa.array(spread, mask=absent)
+    return summaries
+
+
+def _refuse(record: StepRecord) -> NoReturn:
+    bad_k = ~torch.isfinite(record.loss_k)
+    ids = record.selection.ids_k.to(bad_k.device)[bad_k].cpu()
+    raise NonFinite(
+        f"training loss became NaN or infinite at step {record.step} "
+        f"(ids {id_list(ids)}); lower the learning rate, or look at these examples"
+    )
 
 
 def read_steps(folder: Path) -> pa.Table:

@@ -111,8 +111,8 @@ def _top_k_without_ties(scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor | Non
         return None
     # The k-th score alone stands on the edge, so it comes last, after those above it, by id.
     above = positions[: k - 1]
-    above = above[ids_B.numpy()[above].argsort()]
-    return torch.from_numpy(np.append(above, positions[k - 1]))
+    positions[: k - 1] = above[ids_B.numpy()[above].argsort()]
+    return best.indices[:k]
 
 
 def require_finite(values_B: Tensor, ids_B: Tensor, what: str) -> Tensor:
@@ -123,7 +123,7 @@ def require_finite(values_B: Tensor, ids_B: Tensor, what: str) -> Tensor:
     """
     # NaN and infinity survive in a sum; one reduction and one synchronisation in the usual case.
     # On the CPU by numpy, whose small operations are several times cheaper.
-    total = values_B.numpy().sum() if values_B.device.type == "cpu" else values_B.sum()
+    total = np.add.reduce(values_B.numpy()) if values_B.device.type == "cpu" else values_B.sum()
     if math.isfinite(float(total)):
         return values_B
     bad_B = ~torch.isfinite(values_B)
