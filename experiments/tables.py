@@ -1,4 +1,4 @@
-"""Write the tables of README and docs from comparison.json files, so that nobody types a figure.
+"""Write the tables of README and docs from result files, so that nobody types a figure.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a folder under
 ``docs/results``. In a method's card ``<!-- measured: NAME -->`` stands for one line on that method.
@@ -11,38 +11,27 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from goldiprox.report.figures import accuracy_figure, chosen_figure
+from rendering import RENDERERS, accuracy, render
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FILES = [file for file in ("table1.json", "table4.json", *RENDERERS) if file != "grid"]
+COMMANDS = {
+    "table1.json": "python experiments/table1.py --out runs/table1",
+    "table4.json": "python experiments/table4.py --out runs/table4",
+}
 LINE = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(name: str) -> str:
-    """The Markdown table of one comparison, with the command that makes it again."""
-    found = json.loads((RESULTS / name / "comparison.json").read_text())
-    budget = found["protocol"] == "budget"
-    rows = [_budget_row(m) if budget else _paper_row(m) for m in found["methods"]]
-    head = BUDGET_HEAD if budget else PAPER_HEAD
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    versions = found["versions"]
-    seeds = found["methods"][0]["seeds"]
-    command = json.loads((RESULTS / name / "command.json").read_text())
-    target = "" if budget else f"target {found['target_accuracy']:.1%} (uniform's best mean); "
-    lines += [
-        "",
-        f"{target}mean ± standard deviation over {seeds} seeds; torch {versions['torch']}, "
-        f"{versions['threads']} CPU threads ({versions['cpu_capability']}). Made by:",
-        "",
-        f"    {command['command']}",
-        "",
-    ]
-    return "\n".join(lines)
+    """The Markdown table of one kept result, with the command that makes it again."""
+    command = json.loads((RESULTS / name / "command.json").read_text())["command"]
+    file = next(file for file in FILES if (RESULTS / name / file).exists())
+    return render(file, json.loads((RESULTS / name / file).read_text()), command)
 
 
 def measured(name: str, method: str) -> str:
@@ -61,71 +50,28 @@ def measured(name: str, method: str) -> str:
     return (
         f"{data['dataset']}, {data['label_noise']:.0%} label noise, {learner['model']}, "
         f"{learner['epochs']} epochs, {entry['seeds']} seeds: best accuracy "
-        f"{_accuracy(entry['best_accuracy'])} (uniform {_accuracy(uniform['best_accuracy'])}); "
+        f"{accuracy(entry['best_accuracy'])} (uniform {accuracy(uniform['best_accuracy'])}); "
         f"target {found['target_accuracy']:.1%} {reached}; {share:.1%} of what it chose was "
         "wrongly labelled.\n"
     )
-
-
-PAPER_HEAD = (
-    *(
-        "method",
-        "best accuracy",
-        "steps to target",
-        "seeds there",
-        "steps ÷",
-        "seconds ÷ (charged)",
-    ),
-    *("FLOPs ÷ (charged)", "wrong labels chosen"),
-)
-BUDGET_HEAD = ("method", "final accuracy", "batch", "steps", "wrong labels chosen")
-
-
-def _paper_row(entry: dict[str, Any]) -> list[str]:
-    steps, speedup = entry["steps_to_target"], entry["speedup_over_uniform"]
-    return [
-        f"`{entry['method']}`",
-        _accuracy(entry["best_accuracy"]),
-        "–" if steps["mean_curve"] is None else f"{steps['mean_curve']:,.0f}",
-        f"{steps['reached']}/{entry['seeds']}",
-        *(_times(speedup[key]) for key in ("steps", "seconds_charged", "flops_charged")),
-        f"{entry['selected_share']['corrupted']:.1%}",
-    ]
-
-
-def _budget_row(entry: dict[str, Any]) -> list[str]:
-    return [
-        f"`{entry['method']}`",
-        _accuracy(entry["final_accuracy"]),
-        str(entry["batch"]),
-        f"{entry['steps']:,}",
-        f"{entry['selected_share']['corrupted']:.1%}",
-    ]
-
-
-def _accuracy(spread: dict[str, Any]) -> str:
-    deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.1f}"
-    return f"{100 * spread['mean']:.1f}{deviation} %"
-
-
-def _times(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2g}x" if value < 1 else f"{value:.1f}x"
 
 
 def keep(out: Path, name: str) -> None:
     """Keep what a table needs of a comparison's output folder."""
     target = RESULTS / name
     target.mkdir(parents=True, exist_ok=True)
-    found = json.loads((out / "comparison.json").read_text())
-    del found["data"]["source"]  # a folder of this machine
-    (target / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
-    if found["protocol"] == "paper":
+    file = next(file for file in FILES if (out / file).exists())
+    found = json.loads((out / file).read_text())
+    found.get("data", {}).pop("source", None)  # a folder of this machine
+    (target / file).write_text(json.dumps(found, indent=1) + "\n")
+    if file == "comparison.json" and found.get("protocol") == "paper":
         figure = accuracy_figure(found, "accuracy", "step", "training steps", "{:,.0f}".format)
         (target / "accuracy.svg").write_text(_standalone(figure), encoding="utf-8")
         figure = chosen_figure(found, "chosen", "corrupted", "wrongly labelled")
         (target / "chosen.svg").write_text(_standalone(figure), encoding="utf-8")
-    command = json.loads((out / "manifest.json").read_text())["command"]
-    (target / "command.json").write_text(json.dumps({"command": command}, indent=1) + "\n")
+    manifest = out / "manifest.json"  # an experiment's own files have none
+    kept = json.loads(manifest.read_text())["command"] if manifest.exists() else COMMANDS[file]
+    (target / "command.json").write_text(json.dumps({"command": kept}, indent=1) + "\n")
 
 
 def _standalone(figure: str) -> str:
