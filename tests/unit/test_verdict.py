@@ -7,7 +7,19 @@ from goldiprox.analysis.verdict import verdicts
 SAME = {"steps": 1.0, "seconds_charged": 1.0, "flops_charged": 1.0}
 
 
-def entry(method, *, final=(0.8, 0.8, 0.8), best=0.85, reached=3, at=100.0, seeds=None, **speedup):
+def entry(
+    method,
+    *,
+    final=(0.8, 0.8, 0.8),
+    best=0.85,
+    reached=3,
+    at=100.0,
+    seeds=None,
+    took=None,
+    **speedup,
+):
+    """Of a method; ``took``: seconds to the target, seed by seed, in proportion unless given."""
+    charged = speedup.get("seconds_charged", 1.0) or 1.0
     mean = sum(final) / len(final)
     spread = {"mean": mean, "std": 0.01 if len(final) > 1 else None, "values": list(final)}
     return {
@@ -17,6 +29,7 @@ def entry(method, *, final=(0.8, 0.8, 0.8), best=0.85, reached=3, at=100.0, seed
         "final_accuracy": spread,
         "best_accuracy": {"mean": best},
         "steps_to_target": {"reached": reached, "mean_curve": at},
+        "seconds_to_target": {"charged": {"values": list(took or [10 / charged] * len(final))}},
         "speedup_over_uniform": {**SAME, **speedup},
     }
 
@@ -62,6 +75,27 @@ def test_a_difference_within_the_clocks_noise_is_a_tie(charged, paid):
     found, sentence = verdict(entry("uniform"), entry("loss", seconds_charged=charged))
     assert found is paid
     assert sentence.startswith("loss neither paid nor cost: ") == (paid is None)
+
+
+@pytest.mark.parametrize(("took", "paid", "says"), [
+    ((5.0, 6.0, 9.0), True, "loss paid: "),
+    ((5.0, 6.0, 11.0), None, "loss neither clearly paid nor cost (2 of 3 seeds are faster): "),
+    ((5.0, 6.0, None), None, "loss neither clearly paid nor cost (2 of 3 seeds are faster): "),
+    ((5.0, 6.0, 10.0), True, "loss paid: "),
+])  # fmt: skip
+def test_seeds_that_disagree_do_not_tell(took, paid, says):
+    found, sentence = verdict(entry("uniform"), entry("loss", took=took, seconds_charged=1.5))
+    assert found is paid
+    assert sentence.startswith(says)
+
+
+def test_seeds_that_disagree_do_not_tell_of_a_loss_either():
+    slow = entry("loss", took=(20.0, 9.0, 20.0), seconds_charged=0.6)
+    assert verdict(entry("uniform"), slow)[0] is None
+    # A seed that stays just below the target under uniform is no win for the method.
+    uniform = entry("uniform", took=(10.0, 10.0, None))
+    slow = entry("loss", took=(20.0, 20.0, 20.0), seconds_charged=0.6)
+    assert verdict(uniform, slow)[0] is False
 
 
 def test_never_reached():

@@ -10,7 +10,8 @@ __all__ = ["verdicts"]
 BASELINES = ("uniform", "uniform-full")
 
 TIE = 1.1
-"""Wall seconds within a factor of this are no difference: machines are noisier than that."""
+"""Wall seconds within a factor of this are no difference: machines are noisier than that. Nor is a
+larger one where the seeds disagree: some of them faster than uniform's, some slower."""
 
 
 def verdicts(comparison: dict[str, Any]) -> list[dict[str, Any]]:
@@ -62,12 +63,34 @@ def _paper(
     charged = speedup["seconds_charged"]
     paid = None if abs(math.log(charged)) < math.log(TIE) else charged > 1
     word = {True: "paid", False: "did not pay", None: "neither paid nor cost"}[paid]
+    faster, slower = _seeds_faster_and_slower(entry, uniform)
+    if paid is not None and (slower if paid else faster):
+        paid = None
+        word = f"neither clearly paid nor cost ({faster} of {faster + slower} seeds are faster)"
     sentence = (
         f"{name} {word}: it reached {_percent(target)} in {_times(speedup['steps'])} steps than "
         f"uniform; with everything charged that took {_times(charged)} seconds and "
         f"{_times(speedup['flops_charged'])} FLOPs ({reached} of {seeds} seeds reached it)."
     )
     return {"paid": paid, "sentence": sentence + _against_full(entry, by_name, charged)}
+
+
+def _seeds_faster_and_slower(entry: dict[str, Any], uniform: dict[str, Any]) -> tuple[int, int]:
+    """How many seeds reached the target in fewer charged seconds than uniform's same seed did."""
+    # The target is what uniform's mean curve reaches at best: that one of its seeds stays just
+    # below says nothing of the time, so pairs without it are left out.
+    theirs = _seconds_by_seed(uniform)
+    pairs = [
+        (math.inf if seconds is None else seconds, theirs[seed])
+        for seed, seconds in _seconds_by_seed(entry).items()
+        if theirs.get(seed) is not None
+    ]
+    return sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+
+
+def _seconds_by_seed(entry: dict[str, Any]) -> dict[int, Any]:
+    values = entry["seconds_to_target"]["charged"]["values"]
+    return dict(zip(entry["seed_numbers"], values, strict=True))
 
 
 def _against_full(entry: dict[str, Any], by_name: dict[str, Any], charged: float) -> str:
