@@ -317,3 +317,76 @@ def test_masks_of_each_example_s_own_leave_other_devices_alone(pool, monkeypatch
     found = scoring(pool, {"mc_log_probs_KBC"}, seed=3).mc_log_probs_KBC
     assert torch.equal(found, scoring(pool, {"mc_log_probs_KBC"}, seed=3).mc_log_probs_KBC)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+EVERYTHING = frozenset(forward.PLAIN_FIELDS)
+
+
+def over_and_each(model, batches, needs, **settings):
+    """Evidence of several batches together, and that of each batch joined by hand."""
+    together = list(ScoringPass(model, **settings).over(iter(batches), needs))
+    alone = [ScoringPass(model, **settings)(batch, needs) for batch in batches]
+    fields = ("ids_B", "targets_B", *needs)
+    return len(together), {
+        field: tuple(torch.cat([getattr(e, field) for e in part]) for part in (together, alone))
+        for field in fields
+    }
+
+
+@pytest.mark.parametrize("held", [1, 60, 1 << 18])
+@pytest.mark.parametrize("batchnorm", ["batch", "running"])
+def test_several_batches_give_what_each_gives(normed, pool, monkeypatch, held, batchnorm):
+    """However many batches are held back, and each with the BatchNorm statistics of its own."""
+    monkeypatch.setattr(forward, "HELD_VALUES", held)
+    batches = [tuple(t[at] for t in pool) for at in torch.arange(B).split(7)]
+    count, fields = over_and_each(normed, batches, EVERYTHING, batchnorm=batchnorm)
+    assert count == {1: 5, 60: 5, 1 << 18: 1}[held]
+    for field, (together, alone) in fields.items():
+        assert torch.allclose(together, alone, rtol=3e-7, atol=0), field  # an ulp of a sum
+    assert torch.equal(fields["ids_B"][0], pool[0])
+
+
+def test_held_batches_are_few_and_leave_the_model_alone(linear, pool, monkeypatch):
+    """4 logits an example: of batches of 5, two hold 40 values."""
+    monkeypatch.setattr(forward, "HELD_VALUES", 40)
+    linear.train()
+    batches = (tuple(t[at] for t in pool) for at in torch.arange(B).split(5))
+    sizes = []
+    for evidence in ScoringPass(linear).over(batches, {"loss_B"}):
+        sizes.append(len(evidence))
+        assert linear.training
+        assert linear[0](pool[1]).requires_grad
+    assert sizes == [10, 10, 10]
+
+
+@pytest.mark.parametrize("needs", [{"grad_norm_B", "loss_B"}, {"mc_log_probs_KBC"}])
+def test_several_batches_where_nothing_can_be_held_back(pool, needs):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(D, 8), nn.Dropout(0.5), nn.Linear(8, C))
+    batches = [tuple(t[at] for t in pool) for at in torch.arange(B).split(11)]
+    together = list(ScoringPass(model).over(batches, needs))
+    for evidence, batch in zip(together, batches, strict=True):
+        for field in needs:
+            assert torch.equal(
+                getattr(evidence, field), getattr(ScoringPass(model)(batch, needs), field)
+            )
+
+
+def test_nothing_to_score_yields_nothing(linear):
+    assert list(ScoringPass(linear).over([], {"loss_B"})) == []
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 40])
+def test_log_probabilities_of_few_and_many_classes(classes):
+    logits = 20 * torch.randn(50, classes, generator=torch.Generator().manual_seed(classes))
+    found = forward.log_probabilities(logits)
+    assert found.is_contiguous()
+    assert torch.allclose(found.double(), logits.double().log_softmax(1), rtol=1e-6, atol=1e-6)
+
+
+def test_labels_may_be_probabilities(linear, pool):
+    soft = torch.rand(B, C, generator=torch.Generator().manual_seed(3)).softmax(1)
+    found = ScoringPass(linear)((pool[0], pool[1], soft), {"loss_B"}).loss_B
+    with torch.no_grad():
+        logits = copy.deepcopy(linear).double()(pool[1].double())
+    assert torch.allclose(found.double(), -(soft.double() * logits.log_softmax(1)).sum(1))

@@ -6,17 +6,18 @@ it the model's modes, buffers and gradients and the global random state are what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from goldiprox.batch import (
     Batch,
-    cross_entropy_losses,
     default_logits,
     ids_of,
     lengths_of,
@@ -53,7 +54,13 @@ FORWARD_FIELDS = frozenset(
 FEATURE_FIELDS = frozenset({"features_BD", "grad_norm_last_layer_B"})
 """What needs the inputs of the last linear layer."""
 
-NEED_LOG_PROBS = frozenset({"log_probs_BC", "grad_norm_bound_B", "grad_norm_last_layer_B"})
+HELD_VALUES = 1 << 18
+"""Logits and features of several batches that are held back, to compute what they tell at once."""
+
+FROM_LOGITS = frozenset({"loss_B", "log_probs_BC", "grad_norm_bound_B", "grad_norm_last_layer_B"})
+
+LANES = 16
+"""Classes below which log_softmax over rows does not fill a CPU's vectors."""
 
 TEXTS_AT_ONCE = 64
 """Texts scored at a time where nothing else is asked for: few enough to be of like length."""
@@ -104,6 +111,77 @@ def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> Iterator[None]:
         torch.set_rng_state(cpu_state)
         if cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, device)
+
+
+def log_probabilities(logits_BC: Tensor) -> Tensor:
+    """log_softmax over the classes: log_probs_BC.
+
+    For few classes a CPU takes several times as long along rows as along columns, which fill its
+    vectors; the values are the same.
+    """
+    if logits_BC.device.type == "cpu" and logits_BC.dim() == 2 and logits_BC.shape[1] < LANES:
+        return logits_BC.t().log_softmax(0).t().contiguous()
+    return logits_BC.log_softmax(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """What a model made of some candidates, in their order."""
+
+    ids_B: Tensor
+    targets_B: Tensor | None
+    logits_BC: Tensor
+    features_BD: Tensor | None
+    bias: bool
+
+    @property
+    def values(self) -> int:
+        """How many numbers are kept."""
+        features = 0 if self.features_BD is None else self.features_BD.numel()
+        return self.logits_BC.numel() + features
+
+    def labels(self) -> Tensor:
+        """The targets, or a DataError that says where labels belong."""
+        return require_targets((self.ids_B, None, self.targets_B))
+
+    @staticmethod
+    def joined(parts: list[_Outputs]) -> _Outputs:
+        """One batch after the other."""
+        targets = [part.targets_B for part in parts if part.targets_B is not None]
+        features = [part.features_BD for part in parts if part.features_BD is not None]
+        return _Outputs(
+            ids_B=stack_outputs([part.ids_B for part in parts]),
+            targets_B=stack_outputs(targets) if targets else None,
+            logits_BC=stack_outputs([part.logits_BC for part in parts]),
+            features_BD=stack_outputs(features) if features else None,
+            bias=parts[0].bias,
+        )
+
+
+def _told(outputs: _Outputs, wanted: Collection[str]) -> dict[str, Tensor]:
+    """What the logits and the last layer's inputs tell of some candidates."""
+    told: dict[str, Tensor] = {}
+    if outputs.features_BD is not None:
+        told["features_BD"] = outputs.features_BD
+    if not FROM_LOGITS.isdisjoint(wanted):
+        log_probs_BC = log_probabilities(outputs.logits_BC)
+        told["log_probs_BC"] = log_probs_BC
+        if "loss_B" in wanted:
+            told["loss_B"] = _losses(log_probs_BC, outputs)
+        if "grad_norm_bound_B" in wanted:
+            told["grad_norm_bound_B"] = logit_gradient_norms(log_probs_BC, outputs.labels())
+        if outputs.features_BD is not None and "grad_norm_last_layer_B" in wanted:
+            told["grad_norm_last_layer_B"] = last_layer_gradient_norms(
+                log_probs_BC, outputs.labels(), outputs.features_BD, bias=outputs.bias
+            )
+    return {field: value for field, value in told.items() if field in wanted}
+
+
+def _losses(log_probs_BC: Tensor, outputs: _Outputs) -> Tensor:
+    targets_B = outputs.labels()
+    if targets_B.is_floating_point():  # a probability for each class
+        return F.cross_entropy(outputs.logits_BC, targets_B, reduction="none")
+    return F.nll_loss(log_probs_BC, targets_B, reduction="none")
 
 
 class ScoringPass:
@@ -198,24 +276,80 @@ class ScoringPass:
         samples = self._mc_samples if "mc_log_probs_KBC" in wanted else 0
         return forward + samples, int(backward)
 
-    def _plain(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
+    def over(self, batches: Iterable[Batch], needs: Collection[str]) -> Iterator[Evidence]:
+        """Score batch after batch; what is cheap is computed for several batches at once.
+
+        The scores of a batch are many small kernels, which cost a small model's pass a tenth more.
+
+        Args:
+            batches: inputs already on the model's device; taken one at a time.
+            needs: names of evidence fields; only what this pass can supply is computed.
+
+        Yields:
+            Evidence of one or more whole batches, in their order, as :meth:`__call__` gives it.
+            The model is as it was whenever something is yielded.
+
+        Raises:
+            ConfigError: see :meth:`__call__`.
+        """
+        wanted = FORWARD_FIELDS.intersection(needs)
+        if self._per_example_loss is not None or not wanted or not wanted <= PLAIN_FIELDS:
+            for batch in batches:
+                yield self(batch, needs)
+            return
+        rest = iter(batches)
+        while held := self._held(rest, wanted):
+            joined = _Outputs.joined(held)
+            yield Evidence(ids_B=joined.ids_B, targets_B=joined.targets_B, **_told(joined, wanted))
+
+    def _held(self, batches: Iterator[Batch], wanted: frozenset[str]) -> list[_Outputs]:
+        """Forward passes without gradients until enough is held, or nothing is left."""
+        held: list[_Outputs] = []
+        values = 0
+        with self._forward_alone(wanted) as last:
+            for batch in batches:
+                self._check(int(ids_of(batch).shape[0]), wanted)
+                held.append(self._outputs(batch, last))
+                values += held[-1].values
+                if values >= HELD_VALUES:
+                    break
+                del batch  # the next one is made in its memory, which is warm
+        return held
+
+    def _plain(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """One forward pass without gradients."""
-        found: dict[str, list[Tensor]] = {field: [] for field in PLAIN_FIELDS.intersection(wanted)}
+        with self._forward_alone(wanted) as last:
+            if self._per_example_loss is None:
+                return _told(self._outputs(batch, last), wanted)
+            parts, place_B = self._parts(batch)
+            return {"loss_B": _joined([self._own_losses(part) for part in parts], place_B)}
+
+    @contextmanager
+    def _forward_alone(self, wanted: Collection[str]) -> Iterator[LastLayer | None]:
         with (
             torch.no_grad(),
             scoring_mode(self.model, self.batchnorm),
             autocast(device_of(self.model), self.precision),
             self._catching(not FEATURE_FIELDS.isdisjoint(wanted)) as last,
         ):
-            parts, place_B = self._parts(batch)
-            for part in parts:
-                if self._per_example_loss is not None:
-                    found["loss_B"].append(self._own_losses(part))
-                    continue
-                logits_BC = self._logits(self.model, part).float()
-                for field, value in self._told(logits_BC, part, wanted, last).items():
-                    found[field].append(value)
-        return {field: _joined(values, place_B) for field, values in found.items()}
+            yield last
+
+    def _outputs(self, batch: Batch, last: LastLayer | None) -> _Outputs:
+        """What the model makes of a batch, in the batch's order."""
+        parts, place_B = self._parts(batch)
+        logits: list[Tensor] = []
+        features: list[Tensor] = []
+        for part in parts:
+            logits.append(self._logits(self.model, part).float())
+            if last is not None:
+                features.append(last.features_BD.float())
+        return _Outputs(
+            ids_B=ids_of(batch),
+            targets_B=targets_of(batch),
+            logits_BC=_joined(logits, place_B),
+            features_BD=_joined(features, place_B) if features else None,
+            bias=last is not None and last.bias,
+        )
 
     def _parts(self, batch: Batch) -> tuple[Iterator[Batch], Tensor | None]:
         """Micro-batches; of texts, those of like length together, padded no further than they need.
@@ -254,30 +388,14 @@ class ScoringPass:
                 forward=self._logits,
                 micro_batch=self.micro_batch,
             )
-        told = self._told(found.outputs.float(), batch, wanted, last)
-        return {**told, "grad_norm_B": found.grad_norm_B.float()}
-
-    def _told(
-        self, logits_BC: Tensor, part: Batch, wanted: Collection[str], last: LastLayer | None
-    ) -> dict[str, Tensor]:
-        """What the logits and the last layer's inputs tell of some candidates."""
-        told: dict[str, Tensor] = {}
-        if "loss_B" in wanted:
-            told["loss_B"] = cross_entropy_losses(logits_BC, part)
-        if not NEED_LOG_PROBS.isdisjoint(wanted):
-            log_probs_BC = logits_BC.log_softmax(1)
-            told["log_probs_BC"] = log_probs_BC
-            if "grad_norm_bound_B" in wanted:
-                told["grad_norm_bound_B"] = logit_gradient_norms(
-                    log_probs_BC, require_targets(part)
-                )
-            if last is not None and "grad_norm_last_layer_B" in wanted:
-                told["grad_norm_last_layer_B"] = last_layer_gradient_norms(
-                    log_probs_BC, require_targets(part), last.features_BD.float(), bias=last.bias
-                )
-        if last is not None:
-            told["features_BD"] = last.features_BD.float()
-        return {field: value for field, value in told.items() if field in wanted}
+        outputs = _Outputs(
+            ids_B=ids_of(batch),
+            targets_B=targets_of(batch),
+            logits_BC=found.outputs.float(),
+            features_BD=None if last is None else last.features_BD.float(),
+            bias=last is not None and last.bias,
+        )
+        return {**_told(outputs, wanted), "grad_norm_B": found.grad_norm_B.float()}
 
     def _dropout_samples(self, batch: Batch, seed: int) -> Tensor:
         """K forward passes, each with its own dropout masks: mc_log_probs_KBC."""
@@ -291,7 +409,7 @@ class ScoringPass:
                 with dropped(self.model, seed, sample, consistent=self._mc_consistent):
                     # Not by length: one sample's masks are of one shape, hence of one length.
                     parts = [
-                        self._logits(self.model, part).float().log_softmax(1)
+                        log_probabilities(self._logits(self.model, part).float())
                         for part in micro_batches(batch, self.micro_batch)
                     ]
                 samples.append(stack_outputs(parts))

@@ -134,12 +134,13 @@ def _look(loop: Loop, proxy: Trained, spec: CoreSetSpec) -> Tensor:
     field = "features_BD" if spec.by == "k-center" else "log_probs_BC"
     few = feeder(examples, feeder.typical(examples, 8))
     flops = flops_per_example(proxy.model, few)[0] * len(examples)
-    found = []
     with loop.clock("scoring", examples=len(examples), flops=flops):
-        for positions_B in torch.arange(len(examples)).split(SCORING_BATCH):
-            evidence = scoring(feeder(examples, positions_B), {field})
-            score = PROXY_SCORES.get(spec.by)
-            found.append(evidence.need(field) if score is None else score(evidence))
+        parts = torch.arange(len(examples)).split(SCORING_BATCH)
+        score = PROXY_SCORES.get(spec.by)
+        found = [
+            evidence.need(field) if score is None else score(evidence)
+            for evidence in scoring.over((feeder(examples, some) for some in parts), {field})
+        ]
         return torch.cat(found).cpu()
 
 

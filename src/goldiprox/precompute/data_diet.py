@@ -31,7 +31,7 @@ from goldiprox.precompute.diet_scores import (
 from goldiprox.records.runs import RunFolder, versions
 from goldiprox.records.steplog import StepRecord
 from goldiprox.records.tables import ScoreTable
-from goldiprox.schema import ConfigError, Evidence, TableError
+from goldiprox.schema import ConfigError, TableError
 from goldiprox.training.feed import Feeder
 from goldiprox.training.hooks import Hook
 from goldiprox.training.loop import Loop, train
@@ -199,9 +199,8 @@ def snapshot(
     needs: set[str] = set().union(*(entry.needs for entry in entries))
     size = GRADIENT_BATCH if "grad_norm_B" in needs else SCORING_BATCH
     found: dict[str, list[Tensor]] = {entry.column: [] for entry in entries}
-    for start in range(0, len(examples), size):
-        positions_B = torch.arange(start, min(start + size, len(examples)))
-        evidence: Evidence = scoring(feeder(examples, positions_B), needs)
+    batches = (feeder(examples, some) for some in torch.arange(len(examples)).split(size))
+    for evidence in scoring.over(batches, needs):
         for entry in entries:
             assert entry.function is not None
             found[entry.column].append(entry.function(evidence))

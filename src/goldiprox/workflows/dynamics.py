@@ -30,6 +30,8 @@ from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.models.registry import factory_name, parameter_count
 from goldiprox.models.vision import Factory
+from goldiprox.precompute.data_diet import snapshot
+from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import ScoreTable, Table
@@ -318,12 +320,7 @@ def _own_scores(study: _Study, arm: _Arm) -> ScoreTable:
     found = []
     for seed in range(study.config.seeds):
         model.load_state_dict(weights_at(study.parent(arm, seed), study.config.scored_at))
-        parts = [
-            # The norm of a cross-entropy's gradient with respect to the logits, |p - y|, is EL2N.
-            scoring(feeder(arm.examples, some), {"grad_norm_bound_B"}).need("grad_norm_bound_B")
-            for some in torch.arange(len(arm.examples)).split(EVALUATION_BATCH)
-        ]
-        found.append(torch.cat(parts).double().cpu())
+        found.append(snapshot(scoring, feeder, arm.examples, [SCORES[EL2N]])[EL2N].double())
         report(seed + 1, study.config.seeds, f"seed {seed}")
     table = ScoreTable(
         ids_N=arm.examples.ids_N.numpy(),

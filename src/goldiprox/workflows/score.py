@@ -255,11 +255,15 @@ def held_out_probabilities(
         weights = model_folder(RunFolder(folder), part.name).load_weights("model")
         model.load_state_dict(weights)
         scoring = ScoringPass(model, batchnorm="running")
+        batches = torch.arange(len(part.scored)).split(SCORING_BATCH)
+        log_probs = [
+            evidence.need("log_probs_BC").double().cpu()
+            for evidence in scoring.over(
+                (feeder(part.scored, some) for some in batches), {"log_probs_BC"}
+            )
+        ]
         at_N = splits.full.positions_of(part.scored.ids_N)
-        for positions_B in torch.arange(len(part.scored)).split(SCORING_BATCH):
-            evidence = scoring(feeder(part.scored, positions_B), {"log_probs_BC"})
-            probabilities_BC = evidence.need("log_probs_BC").double().exp().cpu()
-            found[at_N[positions_B].numpy()] = probabilities_BC.numpy()
+        found[at_N.numpy()] = torch.cat(log_probs).exp().numpy()
     probabilities_NC: npt.NDArray[np.float64] = found / found.sum(1, keepdims=True)
     return probabilities_NC
 
