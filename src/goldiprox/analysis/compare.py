@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from goldiprox.analysis.correlate import reducible_correlations
+from goldiprox.analysis.groups import describe_groups
 from goldiprox.analysis.verdict import BASELINES, verdicts
+from goldiprox.records.groups import GroupCounts
 from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import MARKS, read_steps
@@ -84,6 +86,7 @@ class RunRecord:
     chosen: int
     marked: dict[str, int]
     already_correct: int
+    groups: GroupCounts | None
 
 
 def read_run(folder: RunFolder) -> RunRecord:
@@ -142,6 +145,7 @@ def read_run(folder: RunFolder) -> RunRecord:
         chosen=int(chosen.sum()),
         marked={mark: int(counts.to_numpy().sum()) for mark, counts in marked.items()},
         already_correct=int(correct.sum()),
+        groups=GroupCounts.read(folder.path),
     )
 
 
@@ -255,6 +259,7 @@ def _describe(
         "seconds_to_target": _charged_and_amortised(group, target, "seconds"),
         "flops_to_target": _charged_and_amortised(group, target, "flops"),
         "selected_share": _selected_share(group, weakest),
+        "groups": describe_groups([run.groups for run in group]),
         "ledger": _mean_ledger(group).to_json(),
         "curve": _curve(group),
     }

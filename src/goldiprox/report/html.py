@@ -12,8 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from goldiprox.records.files import read_json, whole_file
 from goldiprox.report import formats
 from goldiprox.report.figures import accuracy_figure, chosen_figure, cost_figure
+from goldiprox.report.groups import group_table
 from goldiprox.report.pictures import picture
 from goldiprox.report.tables import (
+    Column,
     batch_table,
     has_noise,
     known_marks,
@@ -77,6 +79,7 @@ def page_environment() -> Environment:
         seconds=formats.seconds,
         setting=formats.setting,
         tick=formats.tick,
+        spans=_headings,
     )
     return environment
 
@@ -100,14 +103,13 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
             for verdict in comparison["verdicts"]
         ],
         columns=columns,
-        groups=[
-            (group, len(list(members))) for group, members in groupby(columns, lambda c: c.group)
-        ],
+        groups=_headings(columns),
         pools=sorted({(entry["batch"], entry["pool"]) for entry in comparison["methods"]}),
         rows=rows,
         seed_columns=seed_columns,
         seed_rows=seed_rows,
         batches=batch_table(comparison),
+        audited=group_table(comparison),
         proxy=comparison.get("proxy"),
         correlations=proxy_table(comparison),
         ledgers=[(entry, ledger_table(entry)) for entry in comparison["methods"]],
@@ -117,6 +119,11 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
         settings=flat_settings(settings),
         command=manifest.get("command"),
     )
+
+
+def _headings(columns: list[Column]) -> list[tuple[str, int]]:
+    """Headings over several columns, each with how many it spans."""
+    return [(group, len(list(members))) for group, members in groupby(columns, lambda c: c.group)]
 
 
 def _answer(verdicts: list[dict[str, Any]]) -> str:

@@ -25,6 +25,7 @@ from goldiprox.records.tables import Table
 from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.selection.plans import PlanFactory
+from goldiprox.training.audit import GroupAudit
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.loop import Loop, train
 from goldiprox.training.optimization import resolve_device, resolved
@@ -170,6 +171,7 @@ def compare(
             hooks=(
                 *(() if core_set is None else (core_set,)),
                 *_probes(run, config, splits, table),
+                *_audits(run, splits),
             ),
             plan=_plan_of(core_set, recorded),
             checkpoint=checkpoint,
@@ -271,6 +273,13 @@ def _probes(
         return ()
     compared = run.arm.proxy is not None or run.arm.name == goldiprox_arm(config.proxy).method.name
     return (LossProbe(run.folder.path, splits.train, table),) if compared else ()
+
+
+def _audits(run: _Run, splits: Splits) -> tuple[GroupAudit, ...]:
+    """Counts by group, where a group column was named."""
+    if splits.dataset.groups_N is None:
+        return ()
+    return (GroupAudit(run.folder.path, splits.dataset),)
 
 
 def _plan_of(core_set: CoreSet | None, recorded: Recorded | None) -> PlanFactory | None:
