@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from goldiprox.data import cifar, folders, glue, mnist, sources
+from goldiprox.commands.shared import splits_of
+from goldiprox.data import cifar, files, folders, glue, mnist, sources
 from goldiprox.data.datasets import DATASETS, FOLDER_DATASETS, TextStore, from_items, load
 from goldiprox.data.settings import Reading
 from goldiprox.data.splits import DataConfig, make_splits
@@ -251,6 +252,39 @@ def test_unreadable_images_are_skipped_and_counted_where_asked(tmp_path, lazy):
     splits = make_splits(dataset, DataConfig(dataset=str(root), validation=0.3))
     assert splits.describe()["left_out"] == 1
     assert torch.equal(dataset.store.fetch(torch.tensor([5]))[0, 1:, 0, 0], torch.tensor([1, 1]))
+
+
+def test_an_unreadable_first_image_is_skipped_too(tmp_path):
+    root = write_folder(tmp_path, {"train": 4, "test": 2})
+    (root / "train/cat/0.png").write_bytes(b"no image")
+    assert "train/cat/0.png" in error(str(root), reading=INLINE)
+    dataset = load(str(root), reading=Reading(workers=0, skip_unreadable=True))
+    assert dataset.train_rows.tolist() == list(range(1, 8))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_check_for_unreadable_images_is_told_as_it_goes(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(files, "CHECKED_AT_ONCE", 5)
+    root = write_folder(tmp_path, {"train": 4, "test": 2})
+    for name in ("train/dog/0.png", "test/cat/1.png"):
+        (root / name).write_bytes(b"no image")
+    told = []
+    reading = Reading(workers=workers, lazy=True, skip_unreadable=True)
+    dataset = load(str(root), reading=reading, checked=lambda *at: told.append(at))
+    try:
+        assert told == [(5, 12), (10, 12), (12, 12)]
+        assert dataset.left_out == 2
+        assert (len(dataset.train_rows), len(dataset.test_rows)) == (7, 3)
+    finally:
+        dataset.store.close()
+
+
+def test_the_command_line_shows_the_check(tmp_path, capsys):
+    root = write_folder(tmp_path, {"train": 4, "test": 2})
+    for skip in (False, True):
+        splits = splits_of(DataConfig(dataset=str(root), skip_unreadable=skip, validation=0.3))
+        assert len(splits.test) == 4
+        assert ("unreadable images among 12" in capsys.readouterr().err) == skip
 
 
 def test_cinic10_holds_out_its_own_part(tmp_path):

@@ -47,7 +47,18 @@ class Keeping:
 
 def splits_of(data: DataConfig) -> Splits:
     """Load a data set and split it, as configured on the command line."""
-    return splits_for(DataConfig(**asdict(data)))
+    config = DataConfig(**asdict(data))
+    if not config.skip_unreadable:
+        return splits_for(config)
+    with Shown() as shown:
+        report: Report | None = None
+
+        def checked(done: int, total: int) -> None:
+            nonlocal report
+            report = report or shown.stage(f"looking for unreadable images among {total:,}")
+            report(done, total, f"{done:,} looked at")
+
+        return splits_for(config, checked)
 
 
 def command_line() -> str:

@@ -21,7 +21,7 @@ from goldiprox.data.sources import (
 from goldiprox.data.store import Dataset, make_dataset
 from goldiprox.schema import DataError
 
-__all__ = ["cifar10", "cifar100", "cifar100_relevance"]
+__all__ = ["CIFARS", "cifar"]
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer",
@@ -43,8 +43,6 @@ CLASSES_100 = (
     "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman",
     "worm",
 )  # fmt: skip
-RELEVANT = 20
-"""Classes of CIFAR100-Relevance that are kept whole (Mindermann et al. 2022, section 4.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +64,23 @@ HUNDRED = _Kind(
     classes=CLASSES_100,
 )  # fmt: skip
 
+CIFARS: dict[str, tuple[_Kind, int | None]] = {
+    "cifar10": (TEN, None),
+    "cifar100": (HUNDRED, None),
+    # 20 classes are kept whole: Mindermann et al. 2022, section 4.3.
+    "cifar100-relevance": (HUNDRED, 20),
+}
+"""The files of each, and how many classes are kept whole unless the user says; None keeps all."""
 
-def cifar10(data_dir: Path | None = None) -> Dataset:
-    """CIFAR-10: 50,000 + 10,000 colour images of 32x32, from Parquet or torchvision's files.
+
+def cifar(name: str, data_dir: Path | None = None) -> Dataset:
+    """CIFAR-10 or CIFAR-100 (fine labels): 50,000 + 10,000 colour images of 32x32.
+
+    From Parquet in the hub's layout, or torchvision's files.
 
     Args:
+        name: of :data:`CIFARS`. ``cifar100-relevance`` is all of CIFAR-100 as well;
+            :func:`goldiprox.data.splits.make_splits` thins out the other classes.
         data_dir: look here only; None looks in the usual places and then tries to download.
 
     Returns:
@@ -79,40 +89,11 @@ def cifar10(data_dir: Path | None = None) -> Dataset:
     Raises:
         DataError: if files are absent (the message says every way to get them) or damaged.
     """
-    return _cifar(TEN, data_dir)
+    kind, relevant = CIFARS[name]
+    return replace(_find(kind, data_dir), name=name, high_relevance=relevant)
 
 
-def cifar100(data_dir: Path | None = None) -> Dataset:
-    """CIFAR-100 with its 100 fine labels: 50,000 + 10,000 colour images of 32x32.
-
-    Args:
-        data_dir: look here only; None looks in the usual places and then tries to download.
-
-    Returns:
-        The data set.
-
-    Raises:
-        DataError: if files are absent (the message says every way to get them) or damaged.
-    """
-    return _cifar(HUNDRED, data_dir)
-
-
-def cifar100_relevance(data_dir: Path | None = None) -> Dataset:
-    """CIFAR-100 of which 20 random classes are kept whole and 6 % of the others.
-
-    Args:
-        data_dir: look here only; None looks in the usual places and then tries to download.
-
-    Returns:
-        All of CIFAR-100; :func:`goldiprox.data.splits.make_splits` keeps the share.
-
-    Raises:
-        DataError: if files are absent (the message says every way to get them) or damaged.
-    """
-    return replace(_cifar(HUNDRED, data_dir), name="cifar100-relevance", high_relevance=RELEVANT)
-
-
-def _cifar(kind: _Kind, data_dir: Path | None) -> Dataset:
+def _find(kind: _Kind, data_dir: Path | None) -> Dataset:
     places = [place / sub for place in data_roots(data_dir) for sub in (kind.name, "")]
     if data_dir is None:
         places.append(CACHE.expanduser() / kind.name)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from goldiprox.data.cifar import cifar10, cifar100, cifar100_relevance
+from goldiprox.data.cifar import CIFARS, cifar
 from goldiprox.data.fashion_mnist import fashion_mnist
+from goldiprox.data.files import Checked
 from goldiprox.data.folders import cinic10, clothing1m, image_folder, is_image_folder
 from goldiprox.data.glue import cola, sst2
 from goldiprox.data.mnist import ambiguous_mnist, mnist, qmnist
@@ -52,9 +54,7 @@ Loader = Callable[[Path | None], Dataset]
 DATASETS: dict[str, Loader] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "cifar100-relevance": cifar100_relevance,
+    **{name: partial(cifar, name) for name in CIFARS},
     "mnist": mnist,
     "qmnist": qmnist,
     "ambiguous-mnist": ambiguous_mnist,
@@ -63,7 +63,7 @@ DATASETS: dict[str, Loader] = {
 }
 """The registered data sets by name."""
 
-FOLDER_DATASETS: dict[str, Callable[[Path | None, Reading], Dataset]] = {
+FOLDER_DATASETS: dict[str, Callable[[Path | None, Reading, Checked | None], Dataset]] = {
     "cinic10": cinic10,
     "clothing1m": clothing1m,
 }
@@ -88,7 +88,11 @@ def register(name: str, loader: Loader) -> None:
 
 
 def load(
-    name_or_path: str, *, data_dir: Path | None = None, reading: Reading | None = None
+    name_or_path: str,
+    *,
+    data_dir: Path | None = None,
+    reading: Reading | None = None,
+    checked: Checked | None = None,
 ) -> Dataset:
     """Load a data set.
 
@@ -101,6 +105,7 @@ def load(
         data_dir: the folder in which a registered data set is to be found, and nowhere else;
             None looks in ``$GOLDIPROX_DATA_DIR``, the data set's usual places, and online.
         reading: how files are read: columns, sizes, worker processes.
+        checked: told how many images, of how many, have been checked for being readable.
 
     Returns:
         The data set, read into memory unless it is a large image folder.
@@ -114,7 +119,7 @@ def load(
     if name_or_path in DATASETS:
         return DATASETS[name_or_path](folder)
     if name_or_path in FOLDER_DATASETS:
-        return FOLDER_DATASETS[name_or_path](folder, reading)
+        return FOLDER_DATASETS[name_or_path](folder, reading, checked)
     if name_or_path.startswith("hub:"):
         return from_hub(name_or_path.removeprefix("hub:"), reading)
     path = Path(name_or_path).expanduser()
@@ -125,7 +130,7 @@ def load(
                 f"{name_or_path} is a path: write the whole path"
             )
         if path.is_dir() and is_image_folder(path):
-            return image_folder(path, reading)
+            return image_folder(path, reading, checked)
         return parquet_path(path, reading)
     known = sorted({*DATASETS, *FOLDER_DATASETS})
     near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,7 +22,13 @@ from goldiprox.data.messages import first_line
 from goldiprox.data.store import png_bytes
 from goldiprox.schema import DataError
 
-__all__ = ["FileReader", "FileStore", "default_workers", "image_shape", "unreadable"]
+__all__ = ["Checked", "FileReader", "FileStore", "default_workers", "image_shape", "unreadable"]
+
+CHECKED_AT_ONCE = 256
+"""Images that a process decodes before it tells whether they can be read."""
+
+Checked = Callable[[int, int], None]
+"""Told how many images have been checked, and of how many."""
 
 AHEAD = 2
 """Pools read ahead at most: the next one is being read while this one is trained on."""
@@ -203,14 +209,26 @@ class FileStore:
             images[block] = self.fetch(block)
         return images
 
-    def find_unreadable(self) -> list[int]:
-        """The rows whose images cannot be read; decodes every image once."""
-        rows = list(range(len(self)))
-        if not self.workers:
-            return unreadable(self.reader, rows)
-        blocks = [rows[at : at + 256] for at in range(0, len(rows), 256)]
-        found = [self._processes().submit(_find, block) for block in blocks]
-        return [row for part in found for row in part.result()]
+    def find_unreadable(self, checked: Checked | None = None) -> list[int]:
+        """The rows whose images cannot be read; decodes every image once.
+
+        Args:
+            checked: told of the progress.
+        """
+        rows = range(len(self))
+        starts = range(0, len(self), CHECKED_AT_ONCE)
+        blocks = [list(rows[at : at + CHECKED_AT_ONCE]) for at in starts]
+        parts: Iterable[list[int]] = (unreadable(self.reader, block) for block in blocks)
+        if self.workers:
+            parts = self._processes().map(_find, blocks)
+        found: list[int] = []
+        done = 0
+        for block, part in zip(blocks, parts, strict=True):
+            found += part
+            done += len(block)
+            if checked is not None:
+                checked(done, len(self))
+        return found
 
     def close(self) -> None:
         """End the worker processes; they start again when needed."""
@@ -252,6 +270,6 @@ def _read(rows: list[int]) -> Pixels:
     return _reader.read(rows)
 
 
-def _find(rows: list[int]) -> list[int]:
+def _find(rows: Sequence[int]) -> list[int]:
     assert _reader is not None
     return unreadable(_reader, rows)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from goldiprox.data.files import FileReader, FileStore, image_shape
+from goldiprox.data.files import Checked, FileReader, FileStore, image_shape
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import CACHE, absent, data_roots, stratified_test_rows
 from goldiprox.data.store import Dataset, ImageStore, make_dataset
@@ -35,13 +36,14 @@ def is_image_folder(path: Path) -> bool:
     return False
 
 
-def image_folder(path: Path, reading: Reading) -> Dataset:
+def image_folder(path: Path, reading: Reading, checked: Checked | None = None) -> Dataset:
     """Images in a folder a class: ``train/cat/1.jpg`` and ``test/dog/2.jpg``, or ``cat/1.jpg``.
 
     Args:
         path: the folder. With ``train`` inside, ``test`` (or else ``val``, ``valid``,
             ``validation``) is the test set; without, a fifth of every class is.
         reading: how.
+        checked: told of the check for images that cannot be read.
 
     Returns:
         The data set; classes are the folders' names, sorted.
@@ -54,22 +56,23 @@ def image_folder(path: Path, reading: Reading) -> Dataset:
         names, labels_N = _listed(path, path, classes)
         return files_dataset(
             path.resolve().name, path, names, labels_N, stratified_test_rows(labels_N), classes,
-            reading,
+            reading, checked=checked,
         )  # fmt: skip
     test = next((path / name for name in TESTS if (path / name).is_dir()), None)
     if test is None:
         raise DataError(f"{path}: a folder train, but none of {', '.join(TESTS)} beside it")
     classes = _class_folders(path / "train")
     parts = [_listed(path, place, classes) for place in (path / "train", test)]
-    return _from_parts(path.resolve().name, path, parts, classes, reading)
+    return _from_parts(path.resolve().name, path, parts, classes, reading, checked)
 
 
-def cinic10(data_dir: Path | None, reading: Reading) -> Dataset:
+def cinic10(data_dir: Path | None, reading: Reading, checked: Checked | None = None) -> Dataset:
     """CINIC-10 in its published folders: 90,000 images each to train, to hold out and to test.
 
     Args:
         data_dir: look here only; None looks in the usual places.
         reading: how.
+        checked: told of the check for images that cannot be read.
 
     Raises:
         DataError: if folders are absent, a class is empty, or an image cannot be read.
@@ -78,7 +81,7 @@ def cinic10(data_dir: Path | None, reading: Reading) -> Dataset:
         if all((place / part).is_dir() for part in ("train", "valid", "test")):
             classes = _class_folders(place / "train")
             parts = [_listed(place, place / part, classes) for part in ("train", "test", "valid")]
-            return _from_parts("cinic10", place, parts, classes, reading)
+            return _from_parts("cinic10", place, parts, classes, reading, checked)
     raise absent(
         "cinic10",
         data_dir,
@@ -102,7 +105,7 @@ CLOTHING_CLASSES = (
 CLOTHING_SIZE = 224
 
 
-def clothing1m(data_dir: Path | None, reading: Reading) -> Dataset:
+def clothing1m(data_dir: Path | None, reading: Reading, checked: Checked | None = None) -> Dataset:
     """Clothing-1M: a million images with noisy labels to train, clean ones to test, 14 classes.
 
     A tenth of the training set is used again to train the irreducible-loss model (Mindermann et
@@ -111,6 +114,7 @@ def clothing1m(data_dir: Path | None, reading: Reading) -> Dataset:
     Args:
         data_dir: look here only; None looks in the usual places.
         reading: how.
+        checked: told of the check for images that cannot be read.
 
     Raises:
         DataError: if lists are absent or damaged, or an image cannot be read.
@@ -128,7 +132,7 @@ def clothing1m(data_dir: Path | None, reading: Reading) -> Dataset:
             continue
         if missing := [name for name in CLOTHING_FILES if not (lists / name).is_file()]:
             raise DataError(f"{lists}: {', '.join(missing)} missing beside {CLOTHING_FILES[0]}")
-        return _clothing(place, lists, reading)
+        return _clothing(place, lists, reading, checked)
     raise absent(
         "clothing1m",
         data_dir,
@@ -139,7 +143,7 @@ def clothing1m(data_dir: Path | None, reading: Reading) -> Dataset:
     )
 
 
-def _clothing(place: Path, lists: Path, reading: Reading) -> Dataset:
+def _clothing(place: Path, lists: Path, reading: Reading, checked: Checked | None) -> Dataset:
     names: list[str] = []
     labels: list[int] = []
     counts = []
@@ -164,7 +168,7 @@ def _clothing(place: Path, lists: Path, reading: Reading) -> Dataset:
     size = CLOTHING_SIZE if reading.image_size is None else reading.image_size
     dataset = files_dataset(
         "clothing1m", place, names, torch.tensor(labels), torch.arange(counts[0], sum(counts)),
-        classes, reading, size=size,
+        classes, reading, size=size, checked=checked,
     )  # fmt: skip
     return replace(dataset, holdout_mode="reuse", holdout_share=0.1)
 
@@ -188,6 +192,7 @@ def _from_parts(
     parts: Sequence[tuple[list[str], Tensor]],
     classes: Sequence[str],
     reading: Reading,
+    checked: Checked | None,
 ) -> Dataset:
     """Training, test and perhaps holdout files, in this order."""
     starts = [0]
@@ -202,6 +207,7 @@ def _from_parts(
         classes,
         reading,
         holdout_rows=torch.arange(starts[2], starts[3]) if len(parts) == 3 else None,
+        checked=checked,
     )
 
 
@@ -216,6 +222,7 @@ def files_dataset(
     *,
     size: int | None = None,
     holdout_rows: Tensor | None = None,
+    checked: Checked | None = None,
 ) -> Dataset:
     """A data set of image files.
 
@@ -232,14 +239,16 @@ def files_dataset(
         reading: how.
         size: pixels to a side, if it is not ``reading.image_size``.
         holdout_rows: int64 rows of its own holdout set.
+        checked: told of the check for images that cannot be read.
 
     Raises:
         DataError: if a file is absent or, where all are read at once, unreadable.
     """
     size = reading.image_size if size is None else size
     reader = FileReader(
-        root=root, names=names, shape=image_shape(root / names[0], size), resize=size is not None
-    )
+        root=root, names=names, shape=_first_shape(root, names, reading, size),
+        resize=size is not None,
+    )  # fmt: skip
     lazy = reading.lazy
     if lazy is None:
         lazy = len(names) * math.prod(reader.shape) > IN_MEMORY
@@ -248,7 +257,7 @@ def files_dataset(
     store = FileStore(reader, 0 if few else reading.workers)
     left_out = None
     if reading.skip_unreadable:
-        left_out = torch.tensor(store.find_unreadable(), dtype=torch.int64)
+        left_out = torch.tensor(store.find_unreadable(checked), dtype=torch.int64)
     dataset = make_dataset(
         name, store, labels_N, test_rows,
         class_names=classes, source=str(root), holdout_rows=holdout_rows, left_out=left_out,
@@ -259,6 +268,16 @@ def files_dataset(
     images_NCHW = store.read_all(left_out)
     store.close()
     return replace(dataset, store=ImageStore(images_NCHW))
+
+
+def _first_shape(
+    root: Path, names: Sequence[str], reading: Reading, size: int | None
+) -> tuple[int, int, int]:
+    """The shape of the first image; where such images are skipped, of the first that is one."""
+    for name in names[:-1] if reading.skip_unreadable else ():
+        with suppress(DataError):
+            return image_shape(root / name, size)
+    return image_shape(root / names[-1 if reading.skip_unreadable else 0], size)
 
 
 def _size(path: Path) -> int:
