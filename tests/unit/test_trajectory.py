@@ -10,7 +10,7 @@ import torch
 
 from goldiprox.config import TrainConfig
 from goldiprox.records.runs import RunFolder
-from goldiprox.schema import CheckpointError
+from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.hooks import Hook
 from goldiprox.training.loop import train
 from goldiprox.training.task import CheckpointEvery
@@ -33,7 +33,7 @@ def same(first, second):
 @pytest.fixture
 def parent(make_task, tmp_path):
     task, folder = make_task(), RunFolder(tmp_path / "parent")
-    trained = run(task, folder, hooks=(KeepWeights(folder, {1, 4}, {0, 2}),))
+    trained = run(task, folder, hooks=(KeepWeights(folder, {1}, {0, 2, 4}),))
     return task, folder, trained
 
 
@@ -90,3 +90,22 @@ def test_an_interrupted_child_goes_on_from_its_own_checkpoint(parent, tmp_path):
     resumed = run(task, own, other, hooks=(See(),), start=load_start(folder, 2), checkpoint=every)
     assert seen == [13]
     assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_child_that_begins_at_its_last_step_is_evaluated_and_ends(parent, tmp_path):
+    task, folder, trained = parent
+    own = RunFolder(tmp_path / "end")
+    child = run(task, own, start=load_start(folder, CONFIG.epochs))
+    assert child.steps == trained.steps
+    assert same(child.model.state_dict(), trained.model.state_dict())
+    (only,) = child.evaluations
+    last = trained.evaluations[-1]
+    assert (only.step, only.accuracy, only.loss) == (last.step, last.accuracy, last.loss)
+    assert own.result()["final_accuracy"] == last.accuracy
+
+
+def test_a_child_cannot_begin_after_its_end(parent):
+    task, folder, _ = parent
+    short = dataclasses.replace(CONFIG, epochs=1)
+    with pytest.raises(ConfigError, match="cannot begin after epoch 2"):
+        run(task, None, short, start=load_start(folder, 2))

@@ -246,6 +246,8 @@ class Loop:
             for hook in self.hooks:
                 hook.started(self)
             self._steps(checkpoint, report)
+            if not self.evaluations:  # it began at its last step: there was nothing left to train
+                self._evaluate()
             for hook in self.hooks:
                 hook.finished(self)
         return self._finish()
@@ -416,6 +418,11 @@ class Loop:
         if self._start is not None:
             self._start.apply(self.model, self.optimizer)
             self.step = self._start.epoch * self.per_epoch
+            if self.step > self.total:
+                raise ConfigError(
+                    f"a run of {self.total} steps cannot begin after epoch {self._start.epoch}, "
+                    f"which is step {self.step}; train for more epochs, or begin earlier"
+                )
         if self.folder is None:
             return
         state = self.folder.load_checkpoint()
