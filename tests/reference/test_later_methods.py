@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import optimize, stats
@@ -160,18 +161,24 @@ def joint_learnability(learner, reference, chosen, kind):
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_what_a_candidate_adds_is_the_growth_of_the_joint_loss(kind):
     logits = torch.randn(9, 9, generator=stream(0), dtype=torch.float64) * 2
+    reference = torch.randn(9, 9, generator=stream(1), dtype=torch.float64) * 2
     if kind == "sigmoid":
-        added = _AddedSigmoid(sigmoid_pair_losses(logits))
+        pairs = sigmoid_pair_losses(logits) - sigmoid_pair_losses(reference)
+        added = _AddedSigmoid(pairs.diagonal(), pairs + pairs.T)
     else:
-        added = _AddedSoftmax(logits)
+        added = _AddedSoftmax(logits, reference)
     chosen = []
     for drawn in ([], [4], [0, 7], [2]):
         if drawn:
-            added.take(torch.tensor(drawn))
+            added.take(np.array(drawn))
         chosen += drawn
-        for i in set(range(9)) - set(chosen):
-            growth = joint_loss(logits, [*chosen, i], kind) - joint_loss(logits, chosen, kind)
-            assert float(added.given_B[i]) == pytest.approx(growth, abs=1e-10)
+        before = joint_learnability(logits, reference, chosen, kind)
+        for i in range(9):
+            if i in chosen:
+                assert added.given_B[i] == -np.inf
+                continue
+            growth = joint_learnability(logits, reference, [*chosen, i], kind) - before
+            assert added.given_B[i] == pytest.approx(growth, abs=1e-10)
 
 
 def contrastive_pool(size, seed):

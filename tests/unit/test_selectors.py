@@ -1,7 +1,9 @@
 """top_k against sorted(), random choice against chance."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,7 +24,9 @@ from goldiprox.selection.selectors import (
     _keyed_uniform_numpy,
     _logical_shift_right,
     _mix,
+    how_many,
     keyed_uniform,
+    keyed_uniforms,
     require_finite,
     top_k,
 )
@@ -223,6 +227,30 @@ def test_the_numbers_are_the_same_off_the_cpu():
     """The tensor arithmetic that other devices use, run on the CPU."""
     ids = torch.randint(0, 2**40, (1000,), generator=stream(6))
     top = _logical_shift_right(_mix(ids * _GOLDEN + 12345), 12).to(torch.float64)
-    assert torch.equal(
-        (top + 0.5) * 2.0**-52, torch.from_numpy(_keyed_uniform_numpy(ids.numpy(), 12345))
-    )
+    found = _keyed_uniform_numpy(ids.numpy(), np.array([[12345]]))
+    assert torch.equal((top + 0.5) * 2.0**-52, torch.from_numpy(found)[0])
+
+
+def test_numbers_of_several_turns_are_those_of_several_calls():
+    one, many = stream(8), stream(8)
+    ids = torch.arange(50) * 3
+    expected = torch.stack([keyed_uniform(ids, one) for _ in range(4)])
+    assert torch.equal(keyed_uniforms(ids, many, 4), expected)
+    assert torch.equal(keyed_uniform(ids, one), keyed_uniform(ids, many))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "share", "expected"),
+    [
+        (320, 0.1, 32),
+        (320, Fraction(32, 320), 32),
+        (319, Fraction(32, 320), 31),
+        (1000, 0.3, 300),
+        (3, 0.1, 1),
+        (0, 0.1, 0),
+        (7, 1, 7),
+        (29, Fraction(1, 29), 1),
+    ],
+)
+def test_a_share_is_rounded_down_but_never_to_nothing(candidates, share, expected):
+    assert how_many(candidates, share) == expected

@@ -66,9 +66,10 @@ def dropped(model: nn.Module, seed: int, sample: int, *, consistent: bool) -> It
             if mask is None:
                 generator = torch.Generator().manual_seed(derive_seed(seed, sample, number))
                 kept = torch.rand(shape, generator=generator) >= layer.p
-                mask = (kept / (1.0 - layer.p)).to(output.device) if layer.p < 1 else kept * 0.0
+                mask = kept / (1.0 - layer.p) if layer.p < 1 else kept * 0.0
+                mask = mask.to(output.device, non_blocking=True)  # the host need not wait for it
                 masks[(number, shape)] = mask
-            return output * mask.to(output.device, output.dtype)
+            return output * mask.to(output.dtype)
 
         handles.append(module.register_forward_hook(drop))
     try:

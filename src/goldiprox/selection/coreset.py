@@ -15,7 +15,7 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence, Selection
 from goldiprox.selection.plans import Course, Draw, Plan, WholeBatches
-from goldiprox.selection.selectors import require_finite, top_k
+from goldiprox.selection.selectors import how_many, require_finite, top_k
 
 __all__ = [
     "PROXY_SCORES",
@@ -49,8 +49,8 @@ class CoreSetSpec:
     epochs: int = 5
 
     def count(self, examples: int) -> int:
-        """How many of so many examples are kept, at least one."""
-        return max(1, int(examples * self.keep + 1e-6))
+        """How many of so many examples are kept, at least one of any."""
+        return how_many(examples, self.keep)
 
 
 class FixedSubset:

@@ -20,6 +20,7 @@ from goldiprox.selection.selectors import (
     keyed_uniform,
     require_at_most,
     require_finite,
+    require_finite_telling,
     score_all,
     top_k,
 )
@@ -135,14 +136,25 @@ class IrreducibleFilter:
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs irreducible losses and what the other selector needs."""
         require_at_most(k, len(evidence))
-        losses_B = require_finite(
-            evidence.need("irreducible_B"), evidence.ids_B, "irreducible loss"
-        )
-        kept = (losses_B <= -math.log(self.implausible)).nonzero().squeeze(1)
+        kept = self._plausible(evidence)
         if kept.numel() < k:
-            kept = top_k(-losses_B, evidence.ids_B, k)
+            kept = top_k(-evidence.need("irreducible_B"), evidence.ids_B, k)
         chosen = self.selector(evidence.at(kept), k, generator)
         return replace(chosen, positions_k=kept[chosen.positions_k], scores_B=None)
+
+    def _plausible(self, evidence: Evidence) -> Tensor:
+        """Positions of what is plausible, ascending."""
+        losses_B = evidence.need("irreducible_B")
+        highest = -math.log(self.implausible)
+        if losses_B.device.type == "cpu":  # numpy's small operations are several times cheaper
+            require_finite(losses_B, evidence.ids_B, "irreducible loss")
+            return torch.from_numpy(np.flatnonzero(losses_B.numpy() <= highest))
+        out_B = losses_B > highest
+        # How many there are comes with the check; nonzero would wait for the device again.
+        (dropped,) = require_finite_telling(
+            losses_B, evidence.ids_B, "irreducible loss", out_B.sum()
+        )
+        return out_B.to(torch.uint8).argsort(stable=True)[: len(evidence) - int(dropped)]
 
 
 def _remembers(selector: Selector) -> TypeGuard[StatefulSelector]:
@@ -167,31 +179,39 @@ class DiverseGradients:
         require_at_most(k, len(evidence))
         # In the order of ids, so that the order of the pool does not matter.
         by_id_B = evidence.ids_B.argsort()
-        probs_BC = evidence.need("log_probs_BC")[by_id_B].exp()
+        probs_BC = evidence.need("log_probs_BC").index_select(0, by_id_B).exp()
         targets_B1 = evidence.need("targets_B")[by_id_B].unsqueeze(1)
         errors_BC = probs_BC.scatter_add(1, targets_B1, -torch.ones_like(probs_BC[:, :1]))
-        features_BD = evidence.need("features_BD")[by_id_B].to(errors_BC.dtype)
-        gram_BB = (errors_BC @ errors_BC.T) * (features_BD @ features_BD.T + 1.0)
+        features_BD = evidence.need("features_BD").index_select(0, by_id_B).to(errors_BC.dtype)
+        gram_BB = features_BD @ features_BD.T
+        gram_BB.add_(1.0).mul_(errors_BC @ errors_BC.T)
+        # The turns are taken on the CPU, where many small operations are cheapest; the matrix comes
+        # over once, and is looked at there.
+        gram_BB = gram_BB.cpu()
         require_finite(gram_BB.diagonal(), evidence.ids_B[by_id_B], "last-layer gradient")
-        # On the CPU, where many small operations are cheapest; one transfer instead of many waits.
         precision = 100 * torch.finfo(gram_BB.dtype).eps
-        chosen_k = torch.from_numpy(_greedy(gram_BB.double().cpu().numpy(), k, precision))
-        return Selection.of(evidence.ids_B, by_id_B[chosen_k.to(by_id_B.device)])
+        chosen_k = torch.from_numpy(_greedy(gram_BB.numpy(), k, precision))
+        chosen_k = chosen_k.to(by_id_B.device, non_blocking=True)
+        return Selection.of(evidence.ids_B, by_id_B[chosen_k])
 
 
-def _greedy(gram_BB: npt.NDArray[np.float64], k: int, precision: float) -> npt.NDArray[np.int64]:
+def _greedy(
+    gram_BB: npt.NDArray[np.floating[Any]], k: int, precision: float
+) -> npt.NDArray[np.int64]:
     """Pivoted Cholesky steps, each at the candidate with the largest share of the residual.
 
     Args:
-        gram_BB: inner products of the gradients.
+        gram_BB: inner products of the gradients; worked with in double precision.
         k: how many.
         precision: share of the largest squared norm below which a direction counts as spanned.
     """
     size = len(gram_BB)
-    left_B = gram_BB.sum(1)  # <g_i, residual>; the residual starts as the sum of all gradients
-    norm_B = gram_BB.diagonal().copy()  # squared norm of g_i beyond the span of those chosen
+    # <g_i, residual>; the residual starts as the sum of all gradients
+    left_B = gram_BB.sum(1, dtype=np.float64)
+    # squared norm of g_i beyond the span of those chosen
+    norm_B = gram_BB.diagonal().astype(np.float64)
     floor = precision * max(norm_B.max(initial=0.0), 1e-300)
-    basis_kB = np.zeros((k, size))
+    basis_kB = np.empty((k, size))
     chosen_k = np.zeros(k, dtype=np.int64)
     for turn in range(k):
         gain_B = np.square(left_B) / np.maximum(norm_B, floor)
@@ -200,7 +220,8 @@ def _greedy(gram_BB: npt.NDArray[np.float64], k: int, precision: float) -> npt.N
         pick = int(gain_B.argmax())
         chosen_k[turn] = pick
         if norm_B[pick] <= floor:
-            continue  # nothing new in it: the residual stays as it is
+            basis_kB[turn] = 0.0  # nothing new in it: the residual stays as it is
+            continue
         scale = math.sqrt(norm_B[pick])
         row_B = (gram_BB[pick] - basis_kB[:turn, pick] @ basis_kB[:turn]) / scale
         basis_kB[turn] = row_B

@@ -5,17 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from goldiprox.schema import ConfigError, Evidence, Selection
-from goldiprox.selection.sampling import gumbel_top_k
-from goldiprox.selection.selectors import require_at_most, require_finite
+from goldiprox.selection.sampling import gumbel_noise
+from goldiprox.selection.selectors import (
+    fetch,
+    keyed_uniforms,
+    require_at_most,
+    require_finite,
+)
 
 __all__ = ["JointChoice", "sigmoid_pair_losses"]
 
 Loss = Literal["sigmoid", "softmax"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def sigmoid_pair_losses(logits_BB: Tensor) -> Tensor:
@@ -69,63 +79,85 @@ class JointChoice:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs the pair logits of learner and reference."""
-        size = len(evidence)
-        require_at_most(k, size)
-        # In the order of ids, so that the order of the pool does not matter.
-        by_id_B = evidence.ids_B.argsort()
-        ids_B = evidence.ids_B[by_id_B]
-        learner_BB = _by_id(evidence.need("pair_logits_BB"), by_id_B, ids_B)
-        reference_BB = _by_id(evidence.need("reference_pair_logits_BB"), by_id_B, ids_B)
-        own_BB = sigmoid_pair_losses(learner_BB) - sigmoid_pair_losses(reference_BB)
-        # Differences of sums are sums of differences; with the softmax loss each has a state.
-        terms: list[tuple[float, _AddedSigmoid | _AddedSoftmax]] = [(1.0, _AddedSigmoid(own_BB))]
-        if self.loss == "softmax":
-            terms = [(1.0, _AddedSoftmax(learner_BB)), (-1.0, _AddedSoftmax(reference_BB))]
-        taken_B = torch.zeros(size, dtype=torch.bool, device=ids_B.device)
-        chosen = torch.empty(0, dtype=torch.int64, device=ids_B.device)
+        require_at_most(k, len(evidence))
+        learner_BB = evidence.need("pair_logits_BB")
+        reference_BB = evidence.need("reference_pair_logits_BB")
+        own_B = _own_losses(learner_BB) - _own_losses(reference_BB)
+        matrices: tuple[Tensor, ...] = (learner_BB, reference_BB)
+        if self.loss == "sigmoid":
+            pairs_BB = F.softplus(learner_BB).sub_(F.softplus(reference_BB))
+            matrices = (pairs_BB + pairs_BB.T,)
         turns = min(self.chunks, k)
-        for turn in range(turns):
+        noise_turns_B = gumbel_noise(keyed_uniforms(evidence.ids_B, generator, turns))
+        # Drawn on the CPU, where many small operations are cheapest; all that it takes comes over
+        # at once. One check for both: what is not finite stays so in a sum.
+        sums_B = learner_BB.sum(1) + reference_BB.sum(1)
+        sums_B, first_B, noise_turns_B, *matrices_BB = fetch(
+            sums_B, own_B, noise_turns_B, *matrices
+        )
+        require_finite(sums_B, evidence.ids_B, "pair logit")
+        added = (
+            _AddedSigmoid(first_B, *matrices_BB)
+            if self.loss == "sigmoid"
+            else _AddedSoftmax(*matrices_BB)
+        )
+        drawn_by_turn = [np.empty(0, dtype=np.int64)]
+        for turn, noise_B in enumerate(noise_turns_B.numpy()):
             count = (turn + 1) * k // turns - turn * k // turns
-            adds_B = torch.stack([sign * term.given_B for sign, term in terms]).sum(0)
-            weights_B = (adds_B / self.temperature).masked_fill(taken_B, -torch.inf)
-            drawn = gumbel_top_k(weights_B, ids_B, count, generator)
-            taken_B[drawn] = True
-            chosen = torch.cat([chosen, drawn])
-            for _, term in terms:
-                term.take(drawn)
-        scores_B = torch.empty_like(own_BB[0])
-        scores_B[by_id_B] = own_BB.diagonal()
-        return Selection.of(evidence.ids_B, by_id_B[chosen], scores_B=scores_B.float())
+            drawn = _highest(added.given_B / self.temperature + noise_B, count)
+            added.take(drawn)
+            drawn_by_turn.append(drawn)
+        positions_k = torch.from_numpy(np.concatenate(drawn_by_turn))
+        positions_k = positions_k.to(evidence.ids_B.device, non_blocking=True)
+        return Selection.of(evidence.ids_B, positions_k, scores_B=own_B.float())
 
 
-def _by_id(logits_BB: Tensor, by_id_B: Tensor, ids_B: Tensor) -> Tensor:
-    ordered_BB = logits_BB.index_select(0, by_id_B).index_select(1, by_id_B)
-    require_finite(ordered_BB.sum(1), ids_B, "pair logit")
-    return ordered_BB
+def _own_losses(logits_BB: Tensor) -> Tensor:
+    """Sigmoid loss of each candidate's own pair: loss_B."""
+    return F.softplus(-logits_BB.diagonal())
+
+
+def _highest(values_B: Floats, count: int) -> Ints:
+    """Positions of the highest values, none of which are equal, from the highest down."""
+    best = np.argpartition(values_B, -count)[-count:]
+    return best[values_B[best].argsort()[::-1]]
 
 
 class _AddedSigmoid:
-    """What each candidate adds to a sum over pairs of those taken: ``given_B``."""
+    """What each candidate adds to the learnability of those taken: ``given_B``.
 
-    def __init__(self, pairs_BB: Tensor) -> None:
-        self._both_BB = pairs_BB + pairs_BB.T
-        self.given_B = pairs_BB.diagonal().double()
+    Args:
+        own_B: what it adds on its own.
+        both_BB: what the two pairs add that one candidate makes with another.
+    """
 
-    def take(self, drawn: Tensor) -> None:
+    def __init__(self, own_B: Tensor, both_BB: Tensor) -> None:
+        self._both_BB = both_BB.numpy()
+        self.given_B: Floats = own_B.numpy().astype(np.float64)
+
+    def take(self, drawn: Ints) -> None:
+        """Take some more; they cannot be taken again."""
         self.given_B += self._both_BB[drawn].sum(0)
+        self.given_B[drawn] = -np.inf
 
 
 class _AddedSoftmax:
-    """What each candidate adds to the softmax loss of those taken, rows and columns averaged."""
+    """The same for the softmax loss, rows and columns averaged, from both models' logits."""
 
-    def __init__(self, logits_BB: Tensor) -> None:
-        self._logits_BB = logits_BB.double()
-        self._taken = torch.empty(0, dtype=torch.int64, device=logits_BB.device)
-        self.given_B = torch.zeros_like(logits_BB.diagonal(), dtype=torch.float64)
+    def __init__(self, learner_BB: Tensor, reference_BB: Tensor) -> None:
+        self._logits_BB = learner_BB.double(), reference_BB.double()
+        self._taken = torch.empty(0, dtype=torch.int64)
+        self.given_B: Floats = np.zeros(len(learner_BB))
 
-    def take(self, drawn: Tensor) -> None:
-        self._taken = torch.cat([self._taken, drawn])
-        self.given_B = 0.5 * (self._added(self._logits_BB) + self._added(self._logits_BB.T))
+    def take(self, drawn: Ints) -> None:
+        """Take some more; they cannot be taken again."""
+        self._taken = torch.cat([self._taken, torch.from_numpy(drawn)])
+        learner_B, reference_B = (
+            0.5 * (self._added(logits_BB) + self._added(logits_BB.T))
+            for logits_BB in self._logits_BB
+        )
+        self.given_B = (learner_B - reference_B).numpy()
+        self.given_B[self._taken.numpy()] = -np.inf
 
     def _added(self, logits_BB: Tensor) -> Tensor:
         """For rows as queries: the candidate's own loss, and the growth of the others'."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, Selection
 from goldiprox.seeds import stream
-from goldiprox.selection.selectors import keyed_uniform, top_k
+from goldiprox.selection.selectors import how_many, keyed_uniform, top_k
 
 __all__ = [
     "Course",
@@ -49,7 +50,7 @@ class Course:
 
     def chosen(self, pool: int) -> int:
         """How many to choose from a pool of this size (the last one of an epoch is short)."""
-        return max(1, pool * self.batch // self.pool)
+        return how_many(pool, Fraction(self.batch, self.pool))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +217,8 @@ class InfoBatch:
             self._loss_N = torch.full((len(self._course.ids_N),), torch.nan, device=loss_k.device)
         self._loss_N = self._loss_N.to(loss_k.device)  # a checkpoint brings it to the CPU
         positions_k = draw.positions_B[chosen.positions_k.cpu()]
-        self._loss_N[positions_k.to(loss_k.device)] = loss_k.float()
+        there_k = positions_k.to(loss_k.device, non_blocking=True)
+        self._loss_N[there_k] = loss_k.float()
 
     def state_dict(self) -> dict[str, Any]:
         """The losses seen, and what is left of the pass."""

@@ -88,7 +88,7 @@ class ClassRobust:
         # One check for both, as one sum would hide an infinity behind another.
         require_finite(loss_B.abs() + irreducible_B.abs(), evidence.ids_B, "excess loss")
         if self.log_weights_C is None:
-            self.log_weights_C = torch.full((classes,), -math.log(classes)).double()
+            self.log_weights_C = torch.full((classes,), -math.log(classes), device=device).double()
         log_weights_C = self.log_weights_C.to(device)
         class_BC = class_irreducible_losses(irreducible_B, targets_B, classes, self.emphasis)
         excess_BC = (loss_B.unsqueeze(1) - class_BC).relu()

@@ -17,7 +17,9 @@ from goldiprox.selection.selectors import (
     RandomChoice,
     keyed_uniform,
     require_at_most,
+    require_finite_telling,
     score_all,
+    score_name,
     top_k,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "RankBased",
     "SoftWeights",
     "draw_with_replacement",
+    "gumbel_noise",
     "gumbel_top_k",
     "perturbed",
 ]
@@ -63,8 +66,12 @@ def perturbed(
         ids_B: int64 ids.
         generator: a CPU generator.
     """
-    gumbel_B = -(-keyed_uniform(ids_B, generator).log()).log()
-    return scores_B.double() / temperature + gumbel_B
+    return scores_B.double() / temperature + gumbel_noise(keyed_uniform(ids_B, generator))
+
+
+def gumbel_noise(numbers: Tensor) -> Tensor:
+    """Standard Gumbel noise of uniform random numbers in (0, 1)."""
+    return -(-numbers.log()).log()
 
 
 def draw_with_replacement(
@@ -81,7 +88,8 @@ def draw_with_replacement(
     """
     order_B = ids_B.argsort()
     upper_B = probs_B.double()[order_B].cumsum(0)
-    draws_k = torch.rand(k, generator=generator, dtype=torch.float64).to(upper_B.device)
+    draws_k = torch.rand(k, generator=generator, dtype=torch.float64)
+    draws_k = draws_k.to(upper_B.device, non_blocking=True)
     # right=True never lands on a candidate of probability zero.
     places_k = torch.searchsorted(upper_B, draws_k * upper_B[-1], right=True)
     return order_B[places_k.clamp(max=ids_B.shape[0] - 1)]
@@ -216,12 +224,14 @@ class ImportanceSampling:
         require_at_most(k, len(evidence))
         if k == 0:
             return _nothing(evidence)
-        norms_B = score_all(self.norm, evidence)
+        norms_B = self.norm(evidence)
         size = len(evidence)
         total = norms_B.double().sum()
         # A pool whose gradients are all zero has nothing to prefer.
         probs_B = torch.where(total > 0, norms_B.double() / total, 1.0 / size)
-        now = _gain(probs_B)
+        (now,) = require_finite_telling(
+            norms_B, evidence.ids_B, score_name(self.norm), _gain(probs_B)
+        )
         past = now if self.gain is None else self.gain
         self.gain = self.smoothing * past + (1 - self.smoothing) * now
         if self.gain <= self.gate:
@@ -232,9 +242,9 @@ class ImportanceSampling:
         return Selection.of(evidence.ids_B, positions_k, weights_k.float(), norms_B)
 
 
-def _gain(probs_B: Tensor) -> float:
+def _gain(probs_B: Tensor) -> Tensor:
     """By how much a uniform batch would have to grow for the same variance (at least 1)."""
     square = probs_B.square().sum()
     distance = (probs_B - 1.0 / probs_B.shape[0]).square().sum()
     left = (1.0 - distance / square).clamp(min=1e-12)
-    return float(left.rsqrt())
+    return left.rsqrt()

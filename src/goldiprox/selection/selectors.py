@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,10 +26,15 @@ __all__ = [
     "Selector",
     "StatefulSelector",
     "TopK",
+    "fetch",
+    "how_many",
     "keyed_uniform",
+    "keyed_uniforms",
     "require_at_most",
     "require_finite",
+    "require_finite_telling",
     "score_all",
+    "score_name",
     "top_k",
 ]
 
@@ -60,6 +66,17 @@ _INT64_MAX = 2**63 - 1
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def how_many(candidates: int, share: Fraction | float) -> int:
+    """How many a share of some candidates is, rounded down but at least one where there are any.
+
+    Args:
+        candidates: B.
+        share: in (0, 1].
+    """
+    # The tolerance keeps 0.1 x 320 at 32 where 0.1 is a little below a tenth.
+    return min(candidates, max(1, int(candidates * share + 1e-6)))
 
 
 def top_k(scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor:
@@ -106,12 +123,11 @@ def require_at_most(k: int, size: int) -> None:
 def _top_k_without_ties(scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor | None:
     """The same positions with half the kernels, on the CPU; None if there is a tie at the edge."""
     best = scores_B.topk(k + 1, sorted=True)
-    values, positions = best.values.numpy(), best.indices.numpy()
+    values, above = best.values.numpy(), best.indices.numpy()[: k - 1]
     if not values[k - 1] > values[k] or (k > 1 and values[k - 2] == values[k - 1]):
         return None
     # The k-th score alone stands on the edge, so it comes last, after those above it, by id.
-    above = positions[: k - 1]
-    positions[: k - 1] = above[ids_B.numpy()[above].argsort()]
+    above[:] = above[ids_B.numpy()[above].argsort()]
     return best.indices[:k]
 
 
@@ -121,11 +137,56 @@ def require_finite(values_B: Tensor, ids_B: Tensor, what: str) -> Tensor:
     Raises:
         NonFinite: naming the first ids; a NaN would otherwise sort to the top and be chosen.
     """
-    # NaN and infinity survive in a sum; one reduction and one synchronisation in the usual case.
-    # On the CPU by numpy, whose small operations are several times cheaper.
-    total = np.add.reduce(values_B.numpy()) if values_B.device.type == "cpu" else values_B.sum()
-    if math.isfinite(float(total)):
-        return values_B
+    require_finite_telling(values_B, ids_B, what)
+    return values_B
+
+
+def require_finite_telling(
+    values_B: Tensor, ids_B: Tensor, what: str, *told: Tensor
+) -> list[float]:
+    """Refuse NaN and infinity, and tell the host some numbers in the same synchronisation.
+
+    Args:
+        values_B: what has to be finite.
+        ids_B: their ids.
+        what: its name, for the message.
+        *told: scalars on the same device.
+
+    Returns:
+        The scalars.
+
+    Raises:
+        NonFinite: naming the first ids.
+    """
+    # NaN and infinity survive in a sum: one reduction and one transfer in the usual case. On the
+    # CPU by numpy, whose small operations are several times cheaper.
+    if values_B.device.type == "cpu":
+        total, *numbers = float(np.add.reduce(values_B.numpy())), *map(float, told)
+    else:
+        total, *numbers = map(float, fetch(values_B.sum(), *told))
+    if not math.isfinite(total):
+        _refuse_not_finite(values_B.cpu(), ids_B.cpu(), what)
+    return numbers
+
+
+def fetch(*values: Tensor) -> list[Tensor]:
+    """Bring floating-point numbers to the host in one transfer, hence one synchronisation.
+
+    Args:
+        *values: tensors of any shapes, all on one device.
+
+    Returns:
+        The same tensors, if they are on the CPU; otherwise copies there, in double precision.
+    """
+    if values[0].device.type == "cpu":
+        return list(values)
+    together = torch.cat([value.double().flatten() for value in values]).cpu()
+    parts = together.split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _refuse_not_finite(values_B: Tensor, ids_B: Tensor, what: str) -> None:
+    """Find the culprits, if it was not the sum alone that overflowed."""
     bad_B = ~torch.isfinite(values_B)
     if bool(bad_B.any()):
         ids = ids_B[bad_B]
@@ -133,7 +194,6 @@ def require_finite(values_B: Tensor, ids_B: Tensor, what: str) -> Tensor:
             f"{what} is NaN or infinite for {ids.numel()} of {ids_B.numel()} candidates "
             f"(ids {id_list(ids)}); lower the learning rate, or look at these examples"
         )
-    return values_B
 
 
 def keyed_uniform(ids_B: Tensor, generator: torch.Generator) -> Tensor:
@@ -147,20 +207,33 @@ def keyed_uniform(ids_B: Tensor, generator: torch.Generator) -> Tensor:
         ids_B: int64 ids.
         generator: a CPU generator; one draw is taken from it.
     """
-    key = int(torch.randint(-(2**63), _INT64_MAX, (), generator=generator, dtype=torch.int64))
+    return keyed_uniforms(ids_B, generator, 1)[0]
+
+
+def keyed_uniforms(ids_B: Tensor, generator: torch.Generator, turns: int) -> Tensor:
+    """The numbers of so many calls of :func:`keyed_uniform`: float64 of shape [turns, B]."""
+    keys = torch.randint(-(2**63), _INT64_MAX, (turns, 1), generator=generator, dtype=torch.int64)
     if ids_B.device.type == "cpu":
-        return torch.from_numpy(_keyed_uniform_numpy(ids_B.numpy(), key))
-    top_52 = _logical_shift_right(_mix(ids_B * _GOLDEN + key), 12)
+        return torch.from_numpy(_keyed_uniform_numpy(ids_B.numpy(), keys.numpy()))
+    keys = keys.to(ids_B.device, non_blocking=True)
+    top_52 = _logical_shift_right(_mix(ids_B * _GOLDEN + keys), 12)
     return (top_52.to(torch.float64) + 0.5) * 2.0**-52
 
 
-def _keyed_uniform_numpy(ids_B: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.float64]:
+def _keyed_uniform_numpy(
+    ids_B: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
     """The same numbers on the CPU, where numpy's small operations are several times cheaper."""
-    x = ids_B.view(np.uint64) * np.uint64(_GOLDEN % 2**64) + np.uint64(key % 2**64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1 % 2**64)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2 % 2**64)
+    x = ids_B.view(np.uint64) * np.uint64(_GOLDEN % 2**64) + keys.view(np.uint64)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(_MIX_1 % 2**64)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(_MIX_2 % 2**64)
     x ^= x >> np.uint64(31)
-    return ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    numbers = (x >> np.uint64(12)).astype(np.float64)
+    numbers += 0.5
+    numbers *= 2.0**-52
+    return numbers
 
 
 def _logical_shift_right(x: Tensor, bits: int) -> Tensor:
@@ -176,8 +249,12 @@ def _mix(x: Tensor) -> Tensor:
 
 def score_all(score: ScoreFunction, evidence: Evidence) -> Tensor:
     """Scores of a pool, refused if one is not finite: scores_B."""
-    name = getattr(score, "__name__", "score").replace("_", " ")
-    return require_finite(score(evidence), evidence.ids_B, name)
+    return require_finite(score(evidence), evidence.ids_B, score_name(score))
+
+
+def score_name(score: ScoreFunction) -> str:
+    """What a score is called in messages."""
+    return str(getattr(score, "__name__", "score")).replace("_", " ")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_l
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import Method, method
 from goldiprox.selection.plans import pools
-from goldiprox.selection.selectors import StatefulSelector
+from goldiprox.selection.selectors import StatefulSelector, how_many
 
 __all__ = ["Chooser", "Chosen"]
 
@@ -141,8 +141,7 @@ class Chooser:
         """
         ids_B = ids_of(batch)
         if k is None:
-            # The tolerance keeps 0.1 x 320 at 32 where 0.1 is a little below a tenth.
-            k = max(1, int(ids_B.numel() * self.share + 1e-6)) if ids_B.numel() else 0
+            k = how_many(ids_B.numel(), self.share)
         if self._irreducible is not None and "irreducible_B" not in (known or {}):
             known = {**(known or {}), "irreducible_B": self._irreducible(ids_B)}
         samples = "mc_log_probs_KBC" in self.method.needs
