@@ -54,7 +54,7 @@ def write_diet_report(out: Path) -> Path:
                 {**reading, "badge": BADGES.get(reading["holds"], UNDECIDED)}
                 for reading in diet["readings"]
             ],
-            columns=_shares(diet),
+            columns=[_whole(share) for share in _shares(diet)],
             arms=_arms(diet),
             pruning=pruning_figure(diet, "pruning"),
             windows=window_figure(diet, "windows"),
