@@ -110,3 +110,24 @@ def test_without_a_group_column_nothing_is_said(compared):
     assert all(entry["groups"] is None for entry in comparison["methods"])
     assert "table-groups" not in (plain / "report.html").read_text()
     assert not list(plain.glob("runs/*/groups.json"))
+
+
+def test_a_test_set_without_the_column_has_no_accuracies(compared, tmp_path):
+    out, _, command = compared
+    data = tmp_path / "data"
+    data.mkdir()
+    for part in SIZE:
+        table = pq.read_table(out.parent / "data" / f"{part}.parquet")
+        pq.write_table(
+            table if part == "train" else table.drop_columns("light"), data / f"{part}.parquet"
+        )
+    words = [str(data) if word == str(out.parent / "data") else word for word in command[:-1]]
+    main([*words, str(tmp_path / "out"), "--seeds", "1", "--group-column", "light"])
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for entry in comparison["methods"]:
+        assert [g["name"] for g in entry["groups"]] == [GROUPS[1], GROUPS[0]]
+        assert all(group["final_accuracy"] is None for group in entry["groups"])
+        assert sum(group["share_chosen"]["mean"] for group in entry["groups"]) == pytest.approx(1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'data-key="chosen-loss"' in page
+    assert 'data-key="accuracy-loss"' not in page

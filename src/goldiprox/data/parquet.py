@@ -175,16 +175,21 @@ def read_texts(train: Sequence[Path], test: Sequence[Path], reading: Reading) ->
     )
 
 
-def read_groups(paths: Sequence[Path], column: str | None) -> list[Any] | None:
+def read_groups(
+    train: Sequence[Path], test: Sequence[Path], column: str | None
+) -> list[Any] | None:
     """The group of each row of these files, one file after the other; None without a column.
 
+    Where no test file has the column, there are groups of the training rows alone.
+
     Raises:
-        DataError: if a file has no such column.
+        DataError: if a training file, or one of several test files, has no such column.
     """
     if column is None:
         return None
     found: list[Any] = []
-    for path in paths:
+    known = [path for path in test if column in _open(path).schema_arrow.names]
+    for path in [*train, *(test if known else ())]:
         file = _open(path)
         found += _read_column(path, file, _column(path, file, [column], "group")).to_pylist()
     return found

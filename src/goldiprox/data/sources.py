@@ -124,7 +124,7 @@ def parquet_path(path: Path, reading: Reading | None = None) -> Dataset:
         found = read_texts(train, test, reading)
     else:
         found = read_images(train, test, reading)
-    groups = read_groups([*train, *test], reading.group_column)
+    groups = read_groups(train, test, reading.group_column)
     names = _names_or_numbers(path, found)
     return from_parquet(path.resolve().stem, path, found, names, groups)
 

@@ -184,7 +184,8 @@ class Dataset:
         holdout_share: share of the training set for the modes ``split`` and ``reuse``, likewise.
         high_relevance: how many classes are kept whole, likewise; None keeps all of them.
         left_out: how many images could not be read and are in no part.
-        groups_N: int64 group of each row, for audits; None where no group column was named.
+        groups_N: int64 group of each row, for audits, -1 where it has none; None where no group
+            column was named.
         group_names: what the groups are called.
     """
 
@@ -279,7 +280,8 @@ def make_dataset(
         preprocess: from raw inputs to a model's; measured on the training images unless given.
         contents: what identifies the inputs of a store that is not in memory, such as names and
             sizes of files; not needed for images and texts in memory.
-        groups: the group of each row, of any kind that is equal and printed as it should be.
+        groups: the group of each row, of any kind that is equal and printed as it should be; rows
+            beyond its end have none.
 
     Returns:
         The data set, with fingerprint, and channel means over the training rows.
@@ -320,11 +322,16 @@ def make_dataset(
         holdout_rows=None if holdout_rows is None else own_rows,
         holdout_mode="split" if holdout_rows is None else "own",
         left_out=0 if left_out is None else len(left_out),
-        groups_N=None
-        if groups is None
-        else torch.tensor([numbers.setdefault(group, len(numbers)) for group in groups]),
+        groups_N=None if groups is None else _numbered(groups, numbers, len(store)),
         group_names=tuple(str(group) for group in numbers),
     )
+
+
+def _numbered(groups: Sequence[Any], numbers: dict[Any, int], total: int) -> Tensor:
+    """Groups by number, in their order of appearance, which goes into ``numbers``."""
+    groups_N = torch.full((total,), -1, dtype=torch.int64)
+    groups_N[: len(groups)] = torch.tensor([numbers.setdefault(g, len(numbers)) for g in groups])
+    return groups_N
 
 
 TRAIN, TEST, HOLDOUT, LEFT_OUT = range(4)

@@ -77,4 +77,5 @@ class GroupAudit(Hook):
             self._pending = []
 
     def _count(self, rows: Tensor) -> Tensor:
-        return torch.bincount(self._group_N[rows], minlength=len(self._names))
+        found = self._group_N[rows]
+        return torch.bincount(found[found >= 0], minlength=len(self._names))
