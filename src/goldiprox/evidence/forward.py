@@ -144,18 +144,17 @@ class _Outputs:
         """The targets, or a DataError that says where labels belong."""
         return require_targets((self.ids_B, None, self.targets_B))
 
-    @staticmethod
-    def joined(parts: list[_Outputs]) -> _Outputs:
-        """One batch after the other."""
-        targets = [part.targets_B for part in parts if part.targets_B is not None]
-        features = [part.features_BD for part in parts if part.features_BD is not None]
-        return _Outputs(
-            ids_B=stack_outputs([part.ids_B for part in parts]),
-            targets_B=stack_outputs(targets) if targets else None,
-            logits_BC=stack_outputs([part.logits_BC for part in parts]),
-            features_BD=stack_outputs(features) if features else None,
-            bias=parts[0].bias,
-        )
+
+def _put(room: Tensor | None, part: Tensor, rows: int) -> Tensor:
+    """Write rows behind the first ``rows`` of a buffer, which is made or enlarged where needed."""
+    end = rows + len(part)
+    if room is None or end > len(room):
+        larger = part.new_empty((max(2 * end, HELD_VALUES // 64), *part.shape[1:]))
+        if room is not None:
+            larger[:rows] = room[:rows]
+        room = larger
+    room[rows:end] = part
+    return room
 
 
 def _told(outputs: _Outputs, wanted: Collection[str]) -> dict[str, Tensor]:
@@ -298,23 +297,41 @@ class ScoringPass:
                 yield self(batch, needs)
             return
         rest = iter(batches)
-        while held := self._held(rest, wanted):
-            joined = _Outputs.joined(held)
-            yield Evidence(ids_B=joined.ids_B, targets_B=joined.targets_B, **_told(joined, wanted))
+        while (held := self._held(rest, wanted)) is not None:
+            yield Evidence(ids_B=held.ids_B, targets_B=held.targets_B, **_told(held, wanted))
 
-    def _held(self, batches: Iterator[Batch], wanted: frozenset[str]) -> list[_Outputs]:
-        """Forward passes without gradients until enough is held, or nothing is left."""
-        held: list[_Outputs] = []
-        values = 0
+    def _held(self, batches: Iterator[Batch], wanted: frozenset[str]) -> _Outputs | None:
+        """Forward passes without gradients until enough is held; None where nothing is left."""
+        rooms: dict[str, Tensor] = {}
+        rows = values = 0
+        bias = False
         with self._forward_alone(wanted) as last:
             for batch in batches:
-                self._check(int(ids_of(batch).shape[0]), wanted)
-                held.append(self._outputs(batch, last))
-                values += held[-1].values
+                size = int(ids_of(batch).shape[0])
+                self._check(size, wanted)
+                outputs = self._outputs(batch, last)
+                bias = outputs.bias
+                # Copied into one place: kept as they are, they break up the memory that the next
+                # batches are made in, and new pages cost as much as all the scores.
+                for name in ("ids_B", "targets_B", "logits_BC", "features_BD"):
+                    part = getattr(outputs, name)
+                    if part is not None:
+                        rooms[name] = _put(rooms.get(name), part, rows)
+                rows += size
+                values += outputs.values
                 if values >= HELD_VALUES:
                     break
-                del batch  # the next one is made in its memory, which is warm
-        return held
+                del batch, outputs, part
+        if not rooms:
+            return None
+        found = {name: room[:rows] for name, room in rooms.items()}
+        return _Outputs(
+            ids_B=found["ids_B"],
+            targets_B=found.get("targets_B"),
+            logits_BC=found["logits_BC"],
+            features_BD=found.get("features_BD"),
+            bias=bias,
+        )
 
     def _plain(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """One forward pass without gradients."""
