@@ -17,9 +17,22 @@ def render(file: str, found: Json, command: str) -> str:
 
 def _comparison(found: Json) -> list[str]:
     budget = found["protocol"] == "budget"
-    rows = [_budget_row(m) if budget else _paper_row(m) for m in found["methods"]]
+    marked = {
+        "corrupted": found["share_corrupted_in_data"],
+        **found.get("share_marked_in_data", {}),
+    }
+    shown = [mark for mark in MARKS if marked.get(mark)]
+    rows = [
+        [
+            *(_budget_row(entry) if budget else _paper_row(entry)),
+            *(f"{entry['selected_share'][mark]:.1%}" for mark in shown),
+        ]
+        for entry in found["methods"]
+    ]
+    head = (*(BUDGET_HEAD if budget else PAPER_HEAD), *(f"{MARKS[mark]} chosen" for mark in shown))
     target = "" if budget else f"target {found['target_accuracy']:.1%} (uniform's best mean); "
-    lines = [*_table(BUDGET_HEAD if budget else PAPER_HEAD, rows), ""]
+    target += "".join(f"{marked[mark]:.1%} of the data are {MARKS[mark]}; " for mark in shown)
+    lines = [*_table(head, rows), ""]
     if found.get("proxy"):
         lines += _rank_correlations(found["proxy"])
     return [*lines, f"{target}{_circumstances(found, found['methods'][0]['seeds'])}. Made by:"]
@@ -193,9 +206,15 @@ SPEEDUPS = ("steps", "seconds_charged", "flops_charged")
 SPEEDUP_HEAD = ("steps ÷", "seconds ÷ (charged)", "FLOPs ÷ (charged)")
 PAPER_HEAD = (
     *("method", "best accuracy", "steps to target", "seeds there"),
-    *(*SPEEDUP_HEAD, "wrong labels chosen"),
+    *SPEEDUP_HEAD,
 )
-BUDGET_HEAD = ("method", "final accuracy", "batch", "steps", "wrong labels chosen")
+BUDGET_HEAD = ("method", "final accuracy", "batch", "steps")
+MARKS = {
+    "corrupted": "wrong labels",
+    "low_relevance": "of low relevance",
+    "ambiguous": "ambiguous",
+}
+"""What an example may be known to be, as it is called in a table's head."""
 CORRELATIONS = 6
 """At most so many epochs of the rank correlations."""
 TABLE4_EPOCHS = (1, 2, 5, 10, 20)
@@ -215,7 +234,6 @@ def _paper_row(entry: Json) -> list[str]:
         "–" if steps["mean_curve"] is None else f"{steps['mean_curve']:,.0f}",
         f"{steps['reached']}/{entry['seeds']}",
         *(_times(speedup[key]) for key in SPEEDUPS),
-        f"{entry['selected_share']['corrupted']:.1%}",
     ]
 
 
@@ -225,7 +243,6 @@ def _budget_row(entry: Json) -> list[str]:
         accuracy(entry["final_accuracy"]),
         str(entry["batch"]),
         f"{entry['steps']:,}",
-        f"{entry['selected_share']['corrupted']:.1%}",
     ]
 
 
@@ -236,9 +253,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _circumstances(found: Json, seeds: int) -> str:
     versions = found["versions"]
+    threads = versions["threads"]
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return (
-        f"mean ± standard deviation over {seeds} seeds; torch {versions['torch']}, "
-        f"{versions['threads']} CPU threads ({versions['cpu_capability']})"
+        f"{spread}; torch {versions['torch']}, {threads} CPU thread{'s' * (str(threads) != '1')} "
+        f"({versions['cpu_capability']})"
     )
 
 
