@@ -63,8 +63,11 @@ def keep(out: Path, name: str) -> None:
     file = next(file for file in FILES if (out / file).exists())
     found = json.loads((out / file).read_text())
     found.get("data", {}).pop("source", None)  # a folder of this machine
+    for cell in found.get("grid", {}).get("cells", []):
+        for entry in cell.get("methods") or []:
+            del entry["curve"]  # long, and not shown
     (target / file).write_text(json.dumps(found, indent=1) + "\n")
-    if file == "comparison.json" and found.get("protocol") == "paper":
+    if "methods" in found and found["protocol"] == "paper":
         figure = accuracy_figure(found, "accuracy", "step", "training steps", "{:,.0f}".format)
         (target / "accuracy.svg").write_text(_standalone(figure), encoding="utf-8")
         figure = chosen_figure(found, "chosen", "corrupted", "wrongly labelled")
