@@ -7,7 +7,7 @@ it the model's modes, buffers and gradients and the global random state are what
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,8 +76,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-@contextmanager
-def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> Iterator[None]:
+def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> AbstractContextManager[None]:
     """Put a model into evaluation mode for scoring and restore everything afterwards.
 
     Args:
@@ -85,32 +84,44 @@ def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> Iterator[None]:
         batchnorm: ``running`` uses the stored statistics; ``batch`` uses those of the batch that
             is scored (Mindermann et al. 2022, appendix B) without moving the stored ones.
     """
-    modes: list[tuple[nn.Module, bool]] = []
-    norms: list[tuple[_BatchNorm, bool]] = []
-    cpu_state = torch.get_rng_state()
-    device = device_of(model)
-    cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    try:
-        for module in model.modules():
+    return _ScoringMode(model, batchnorm)
+
+
+class _ScoringMode(AbstractContextManager[None]):
+    """Not a generator: entering and leaving one costs a small model several per cent of a step."""
+
+    def __init__(self, model: nn.Module, batchnorm: BatchNormMode) -> None:
+        self._model = model
+        self._batchnorm = batchnorm
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._norms: list[tuple[_BatchNorm, bool]] = []
+
+    def __enter__(self) -> None:
+        self._cpu_state = torch.get_rng_state()
+        self._device = device_of(self._model)
+        is_cuda = self._device.type == "cuda"
+        self._cuda_state = torch.cuda.get_rng_state(self._device) if is_cuda else None
+        of_batch = self._batchnorm == "batch"
+        for module in self._model.modules():
             training = False
-            if batchnorm == "batch" and isinstance(module, _BatchNorm):
+            if of_batch and isinstance(module, _BatchNorm):
                 # With tracking off, a training-mode norm neither reads nor writes its buffers.
-                norms.append((module, module.track_running_stats))
+                self._norms.append((module, module.track_running_stats))
                 module.track_running_stats = False
                 training = True
             if module.training != training:
-                modes.append((module, module.training))
+                self._modes.append((module, module.training))
                 # Past Module.__setattr__, whose look-ups cost more than a small model's scoring.
                 module.__dict__["training"] = training
-        yield
-    finally:
-        for module, training in modes:
+
+    def __exit__(self, *error: object) -> None:
+        for module, training in self._modes:
             module.__dict__["training"] = training
-        for norm, tracked in norms:
+        for norm, tracked in self._norms:
             norm.track_running_stats = tracked
-        torch.set_rng_state(cpu_state)
-        if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state, device)
+        torch.set_rng_state(self._cpu_state)
+        if self._cuda_state is not None:
+            torch.cuda.set_rng_state(self._cuda_state, self._device)
 
 
 def log_probabilities(logits_BC: Tensor) -> Tensor:
@@ -305,7 +316,12 @@ class ScoringPass:
         rooms: dict[str, Tensor] = {}
         rows = values = 0
         bias = False
-        with self._forward_alone(wanted) as last:
+        with (
+            torch.no_grad(),
+            scoring_mode(self.model, self.batchnorm),
+            autocast(device_of(self.model), self.precision),
+            self._catching(wanted) as last,
+        ):
             for batch in batches:
                 size = int(ids_of(batch).shape[0])
                 self._check(size, wanted)
@@ -335,21 +351,16 @@ class ScoringPass:
 
     def _plain(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """One forward pass without gradients."""
-        with self._forward_alone(wanted) as last:
-            if self._per_example_loss is None:
-                return _told(self._outputs(batch, last), wanted)
-            parts, place_B = self._parts(batch)
-            return {"loss_B": _joined([self._own_losses(part) for part in parts], place_B)}
-
-    @contextmanager
-    def _forward_alone(self, wanted: Collection[str]) -> Iterator[LastLayer | None]:
         with (
             torch.no_grad(),
             scoring_mode(self.model, self.batchnorm),
             autocast(device_of(self.model), self.precision),
-            self._catching(not FEATURE_FIELDS.isdisjoint(wanted)) as last,
+            self._catching(wanted) as last,
         ):
-            yield last
+            if self._per_example_loss is None:
+                return _told(self._outputs(batch, last), wanted)
+            parts, place_B = self._parts(batch)
+            return {"loss_B": _joined([self._own_losses(part) for part in parts], place_B)}
 
     def _outputs(self, batch: Batch, last: LastLayer | None) -> _Outputs:
         """What the model makes of a batch, in the batch's order."""
@@ -391,7 +402,7 @@ class ScoringPass:
         with (
             scoring_mode(self.model, "running"),
             autocast(device_of(self.model), self.precision),
-            self._catching(not FEATURE_FIELDS.isdisjoint(wanted)) as last,
+            self._catching(wanted) as last,
         ):
             if last is not None and self.micro_batch is not None:
                 raise ConfigError(
@@ -432,13 +443,10 @@ class ScoringPass:
                 samples.append(stack_outputs(parts))
         return torch.stack(samples)
 
-    @contextmanager
-    def _catching(self, wanted: bool) -> Iterator[LastLayer | None]:
-        if not wanted:
-            yield None
-            return
-        with penultimate_features(self.model, self._feature_layer) as last:
-            yield last
+    def _catching(self, wanted: Collection[str]) -> AbstractContextManager[LastLayer | None]:
+        if FEATURE_FIELDS.isdisjoint(wanted):
+            return nullcontext()
+        return penultimate_features(self.model, self._feature_layer)
 
     def _own_losses(self, part: Batch) -> Tensor:
         assert self._per_example_loss is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -200,8 +201,9 @@ class ScoreTable(Table):
             nonlocal held
             if held.device != ids_B.device:
                 held = held.to(ids_B.device)  # once, not every step
-            if held.device.type == "cpu":  # numpy's small operations are several times cheaper
-                return torch.from_numpy(held.numpy().take(ids_B.numpy() + 1, mode="clip"))
+            if held.device.type == "cpu":
+                with suppress(IndexError):  # on the CPU an id out of range is refused
+                    return held[1:].index_select(0, ids_B)
             return held.index_select(0, ids_B.clamp(-1, len(held) - 2) + 1)
 
         return values_of

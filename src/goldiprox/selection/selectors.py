@@ -158,10 +158,9 @@ def require_finite_telling(
     Raises:
         NonFinite: naming the first ids.
     """
-    # NaN and infinity survive in a sum: one reduction and one transfer in the usual case. On the
-    # CPU by numpy, whose small operations are several times cheaper.
+    # NaN and infinity survive in a sum: one reduction and one transfer in the usual case.
     if values_B.device.type == "cpu":
-        total, *numbers = float(np.add.reduce(values_B.numpy())), *map(float, told)
+        total, *numbers = values_B.sum().item(), *map(float, told)
     else:
         total, *numbers = map(float, fetch(values_B.sum(), *told))
     if not math.isfinite(total):

@@ -330,6 +330,8 @@ class Loop:
 
     def _read_ahead(self) -> None:
         """Tell a store that reads slowly what the next step will ask for."""
+        if not hasattr(self.task.train.store, "prefetch"):
+            return
         # Only these pools depend on the step alone; other plans wait for what this step shows.
         if type(self.plan) is ShuffledPools and self.step + 1 < self.total:
             self.task.train.prefetch(self.plan.draw(self.step + 1).positions_B)
