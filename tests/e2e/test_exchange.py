@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import fails, run
 from safetensors.torch import load_file
 
-from goldiprox.cli import main
 from goldiprox.records.mapped import MappedTable
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.sequences import BatchSequence
@@ -19,20 +19,6 @@ from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 NOISE = ("--label-noise", 0.2)
 SMALL = ("--pool", 64, "--batch", 8, "--epochs", 2)
 IL = ("--il.epochs", 2)
-
-
-def run(*arguments: object) -> None:
-    main([str(a) for a in arguments])
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that must fail with one line on stderr; return the line."""
-    with pytest.raises(SystemExit) as stopped:
-        run(*arguments)
-    assert stopped.value.code == 1
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown
-    return shown.splitlines()[-1].removeprefix("goldiprox: ")
 
 
 @pytest.fixture(scope="module")

@@ -6,27 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import fails, run
 from scipy import stats
 from torch import nn
 
-from goldiprox.cli import main
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.sequences import BatchSequence
 from goldiprox.records.steplog import read_steps
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 
 SMALL = ("--model", "mlp", "--pool", 64, "--batch", 8, "--epochs", 2, "--il.epochs", 2)
-
-
-def run(*arguments: object) -> None:
-    main([str(a) for a in arguments])
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run(*arguments)
-    assert stopped.value.code == 1
-    return capsys.readouterr().err.splitlines()[-1].removeprefix("goldiprox: ")
 
 
 def compare(out: Path, *more: object) -> None:

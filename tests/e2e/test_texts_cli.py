@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from command_line import fails, run
 
-from goldiprox.cli import main
 from goldiprox.records.mapped import open_table
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.sequences import BatchSequence
@@ -24,20 +24,6 @@ SIGNS = (["dull", "bad"], ["good", "fine"])
 TRAIN, TEST = 160, 50
 SMALL = ("--pool", 40, "--batch", 8, "--epochs", 2, "--max-length", 16, "--lr", 3e-3)
 IL = ("--il.epochs", 2)
-
-
-def run(*arguments: object) -> None:
-    main([str(a) for a in arguments])
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that must fail with one line on stderr; return the line."""
-    with pytest.raises(SystemExit) as stopped:
-        run(*arguments)
-    assert stopped.value.code == 1
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown
-    return shown.splitlines()[-1].removeprefix("goldiprox: ")
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, int]]:
