@@ -1,7 +1,8 @@
 """What exact per-example gradient norms cost: time against plain passes, and memory.
 
     python benchmarks/gradient_norms.py time      MLP, small CNN, ResNet-18, transformer
-    python benchmarks/gradient_norms.py cheap     last-layer norm and bound, v plain forward
+    python benchmarks/gradient_norms.py cheap     last-layer norm and bound, v plain forward:
+                                                  of one batch, and of a data set's batches
     python benchmarks/gradient_norms.py memory    ResNet-18 in processes of their own
 
 Times are of interleaved rounds in one process: a round runs every contender once, and ratios are
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
 from gradient_reference import MLP, ResNet18, SmallCNN, Transformer, token_loss
 
+from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.gradients import (
     gradient_norms,
     last_layer_gradient_norms,
@@ -117,6 +119,30 @@ def cheap_contenders(name: str) -> dict[str, Callable[[], object]]:
         return last_layer_gradient_norms(log_probs, targets, caught.features_BD, bias=caught.bias)
 
     return {"plain forward": forward, "logit bound": bound, "last layer": last_layer}
+
+
+def data_set_contenders(name: str, batches: int = 16) -> dict[str, Callable[[], object]]:
+    """A data set's batches: plain no-grad forward passes, and a scoring pass for each norm."""
+    model, inputs, targets, _ = setting(name)
+    size = len(inputs)
+    data = [
+        (torch.arange(turn * size, (turn + 1) * size), inputs.roll(turn, 0), targets.roll(turn))
+        for turn in range(batches)
+    ]
+    scoring = ScoringPass(model)
+
+    @torch.no_grad()
+    def forward() -> list[Tensor]:
+        return [model(part) for _, part, _ in data]
+
+    def scored(field: str) -> Callable[[], object]:
+        return lambda: list(scoring.over(data, {field}))
+
+    return {
+        "plain forward, data set": forward,
+        "logit bound, data set": scored("grad_norm_bound_B"),
+        "last layer, data set": scored("grad_norm_last_layer_B"),
+    }
 
 
 Rounds = dict[str, list[tuple[float, float]]]
@@ -212,6 +238,7 @@ def main() -> None:
             report(name, interleaved(runs, settings.rounds))
         elif name != "transformer":  # its outputs are one distribution for each token
             report(name, interleaved(cheap_contenders(name), settings.rounds))
+            report(name, interleaved(data_set_contenders(name), settings.rounds))
 
 
 if __name__ == "__main__":

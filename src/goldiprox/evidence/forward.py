@@ -32,7 +32,7 @@ from goldiprox.evidence.dropout import dropped
 from goldiprox.evidence.gradients import (
     LastLayer,
     gradient_norms,
-    last_layer_gradient_norms,
+    input_norms,
     logit_gradient_norms,
     penultimate_features,
 )
@@ -53,6 +53,9 @@ FORWARD_FIELDS = frozenset(
 
 FEATURE_FIELDS = frozenset({"features_BD", "grad_norm_last_layer_B"})
 """What needs the inputs of the last linear layer."""
+
+LOGIT_NORM_FIELDS = frozenset({"grad_norm_bound_B", "grad_norm_last_layer_B"})
+"""What stands on the norm of the gradient with respect to the logits."""
 
 HELD_VALUES = 1 << 18
 """Logits and features of several batches that are held back, to compute what they tell at once."""
@@ -143,7 +146,8 @@ class _Outputs:
     targets_B: Tensor | None
     logits_BC: Tensor
     features_BD: Tensor | None
-    bias: bool
+    width_B: Tensor | None
+    """Of the last layer's inputs; see :func:`input_norms`."""
 
     @property
     def values(self) -> int:
@@ -178,12 +182,11 @@ def _told(outputs: _Outputs, wanted: Collection[str]) -> dict[str, Tensor]:
         told["log_probs_BC"] = log_probs_BC
         if "loss_B" in wanted:
             told["loss_B"] = _losses(log_probs_BC, outputs)
-        if "grad_norm_bound_B" in wanted:
-            told["grad_norm_bound_B"] = logit_gradient_norms(log_probs_BC, outputs.labels())
-        if outputs.features_BD is not None and "grad_norm_last_layer_B" in wanted:
-            told["grad_norm_last_layer_B"] = last_layer_gradient_norms(
-                log_probs_BC, outputs.labels(), outputs.features_BD, bias=outputs.bias
-            )
+        if not LOGIT_NORM_FIELDS.isdisjoint(wanted):
+            bound_B = logit_gradient_norms(log_probs_BC, outputs.labels())
+            told["grad_norm_bound_B"] = bound_B
+            if outputs.width_B is not None:
+                told["grad_norm_last_layer_B"] = bound_B * outputs.width_B
     return {field: value for field, value in told.items() if field in wanted}
 
 
@@ -192,6 +195,10 @@ def _losses(log_probs_BC: Tensor, outputs: _Outputs) -> Tensor:
     if targets_B.is_floating_point():  # a probability for each class
         return F.cross_entropy(outputs.logits_BC, targets_B, reduction="none")
     return F.nll_loss(log_probs_BC, targets_B, reduction="none")
+
+
+def _width(last: LastLayer, size: int) -> Tensor:
+    return input_norms(last.features_BD, size, bias=last.bias).float()
 
 
 class ScoringPass:
@@ -315,7 +322,6 @@ class ScoringPass:
         """Forward passes without gradients until enough is held; None where nothing is left."""
         rooms: dict[str, Tensor] = {}
         rows = values = 0
-        bias = False
         with (
             torch.no_grad(),
             scoring_mode(self.model, self.batchnorm),
@@ -325,11 +331,10 @@ class ScoringPass:
             for batch in batches:
                 size = int(ids_of(batch).shape[0])
                 self._check(size, wanted)
-                outputs = self._outputs(batch, last)
-                bias = outputs.bias
+                outputs = self._outputs(batch, last, wanted)
                 # Copied into one place: kept as they are, they break up the memory that the next
                 # batches are made in, and new pages cost as much as all the scores.
-                for name in ("ids_B", "targets_B", "logits_BC", "features_BD"):
+                for name in ("ids_B", "targets_B", "logits_BC", "features_BD", "width_B"):
                     part = getattr(outputs, name)
                     if part is not None:
                         rooms[name] = _put(rooms.get(name), part, rows)
@@ -346,7 +351,7 @@ class ScoringPass:
             targets_B=found.get("targets_B"),
             logits_BC=found["logits_BC"],
             features_BD=found.get("features_BD"),
-            bias=bias,
+            width_B=found.get("width_B"),
         )
 
     def _plain(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
@@ -358,25 +363,29 @@ class ScoringPass:
             self._catching(wanted) as last,
         ):
             if self._per_example_loss is None:
-                return _told(self._outputs(batch, last), wanted)
+                return _told(self._outputs(batch, last, wanted), wanted)
             parts, place_B = self._parts(batch)
             return {"loss_B": _joined([self._own_losses(part) for part in parts], place_B)}
 
-    def _outputs(self, batch: Batch, last: LastLayer | None) -> _Outputs:
+    def _outputs(self, batch: Batch, last: LastLayer | None, wanted: Collection[str]) -> _Outputs:
         """What the model makes of a batch, in the batch's order."""
         parts, place_B = self._parts(batch)
         logits: list[Tensor] = []
         features: list[Tensor] = []
+        widths: list[Tensor] = []
         for part in parts:
             logits.append(self._logits(self.model, part).float())
-            if last is not None:
+            if last is not None and "features_BD" in wanted:
                 features.append(last.features_BD.float())
+            if last is not None and "grad_norm_last_layer_B" in wanted:
+                # Here, while the features are in the cache; and they need not be kept.
+                widths.append(_width(last, len(logits[-1])))
         return _Outputs(
             ids_B=ids_of(batch),
             targets_B=targets_of(batch),
             logits_BC=_joined(logits, place_B),
             features_BD=_joined(features, place_B) if features else None,
-            bias=last is not None and last.bias,
+            width_B=_joined(widths, place_B) if widths else None,
         )
 
     def _parts(self, batch: Batch) -> tuple[Iterator[Batch], Tensor | None]:
@@ -421,7 +430,9 @@ class ScoringPass:
             targets_B=targets_of(batch),
             logits_BC=found.outputs.float(),
             features_BD=None if last is None else last.features_BD.float(),
-            bias=last is not None and last.bias,
+            width_B=None
+            if last is None or "grad_norm_last_layer_B" not in wanted
+            else _width(last, len(found.outputs)),
         )
         return {**_told(outputs, wanted), "grad_norm_B": found.grad_norm_B.float()}
 

@@ -22,6 +22,7 @@ from goldiprox.evidence.gradients.exact import (
 from goldiprox.evidence.gradients.gram import tangent_kernel
 from goldiprox.evidence.gradients.last_layer import (
     LastLayer,
+    input_norms,
     last_layer_gradient_norms,
     logit_gradient_norms,
     penultimate_features,
@@ -32,6 +33,7 @@ __all__ = [
     "LastLayer",
     "cross_entropy",
     "gradient_norms",
+    "input_norms",
     "last_layer_gradient_norms",
     "logit_gradient_norms",
     "penultimate_features",

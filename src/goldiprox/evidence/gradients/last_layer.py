@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from goldiprox.schema import ConfigError
 
-__all__ = ["LastLayer", "last_layer_gradient_norms", "logit_gradient_norms", "penultimate_features"]
+__all__ = [
+    "LastLayer",
+    "input_norms",
+    "last_layer_gradient_norms",
+    "logit_gradient_norms",
+    "penultimate_features",
+]
 
 
 def logit_gradient_norms(log_probs_BC: Tensor, targets_B: Tensor) -> Tensor:
@@ -55,15 +61,32 @@ def last_layer_gradient_norms(
     Raises:
         ConfigError: if the features are not one vector for each example.
     """
-    if features_BD.dim() != 2 or features_BD.shape[0] != targets_B.shape[0]:
+    width_B = input_norms(features_BD, targets_B.shape[0], bias=bias)
+    return logit_gradient_norms(log_probs_BC, targets_B) * width_B.to(log_probs_BC.dtype)
+
+
+def input_norms(features_BD: Tensor, size: int, *, bias: bool) -> Tensor:
+    """Factor of the last layer's inputs in its gradient's norm, sqrt(||h||^2 + 1).
+
+    Args:
+        features_BD: the last layer's inputs h.
+        size: B, how many examples there are.
+        bias: whether the layer has a bias; without one there is no 1.
+
+    Returns:
+        width_B, of at least single precision.
+
+    Raises:
+        ConfigError: if the features are not one vector for each example.
+    """
+    if features_BD.dim() != 2 or features_BD.shape[0] != size:
         raise ConfigError(
             f"features have shape {tuple(features_BD.shape)}; the last layer's norm needs one "
-            f"vector for each of the {targets_B.shape[0]} examples"
+            f"vector for each of the {size} examples"
         )
-    width_B: Tensor = torch.linalg.vector_norm(features_BD.to(log_probs_BC.dtype), dim=1)
-    if bias:
-        width_B = torch.hypot(width_B, width_B.new_ones(()))
-    return logit_gradient_norms(log_probs_BC, targets_B) * width_B
+    wide = torch.promote_types(features_BD.dtype, torch.float32)
+    width_B: Tensor = torch.linalg.vector_norm(features_BD, dim=1, dtype=wide)
+    return torch.hypot(width_B, width_B.new_ones(())) if bias else width_B
 
 
 class LastLayer:
