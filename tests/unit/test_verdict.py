@@ -69,6 +69,15 @@ def test_fewer_steps_alone_do_not_pay():
     assert "that took 2.0× more seconds" in sentence
 
 
+def test_a_ratio_of_one_is_said_in_words():
+    _, sentence = verdict(entry("uniform"), entry("loss", seconds_charged=0.98, flops_charged=0.5))
+    assert sentence == (
+        "loss neither paid nor cost: it reached 80.0 % in about as many steps as uniform; with "
+        "everything charged that took about as many seconds and 2.0× more FLOPs (3 of 3 seeds "
+        "reached it)."
+    )
+
+
 @pytest.mark.parametrize(("charged", "paid"), [(1.09, None), (0.92, None), (1.0, None),
                                                 (1.11, True), (0.9, False)])  # fmt: skip
 def test_a_difference_within_the_clocks_noise_is_a_tie(charged, paid):

@@ -68,9 +68,9 @@ def _paper(
         paid = None
         word = f"neither clearly paid nor cost ({faster} of {faster + slower} seeds are faster)"
     sentence = (
-        f"{name} {word}: it reached {_percent(target)} in {_times(speedup['steps'])} steps than "
-        f"uniform; with everything charged that took {_times(charged)} seconds and "
-        f"{_times(speedup['flops_charged'])} FLOPs ({reached} of {seeds} seeds reached it)."
+        f"{name} {word}: it reached {_percent(target)} in "
+        f"{_times(speedup['steps'], 'steps', 'uniform')}; with everything charged that took "
+        f"{_times(charged, 'seconds')} and {_times(speedup['flops_charged'], 'FLOPs')} ({reached} of {seeds} seeds reached it)."
     )
     return {"paid": paid, "sentence": sentence + _against_full(entry, by_name, charged)}
 
@@ -106,7 +106,7 @@ def _against_full(entry: dict[str, Any], by_name: dict[str, Any], charged: float
     full_seconds = full["speedup_over_uniform"]["seconds_charged"]
     if full_seconds is not None:
         faster = charged / full_seconds
-        text += f"; to the target {entry['method']} needs {_times(faster)} seconds than that"
+        text += f"; to the target {entry['method']} needs {_times(faster, 'seconds', 'that')}"
     return text + "."
 
 
@@ -168,7 +168,11 @@ def _pm(spread: dict[str, Any]) -> str:
     return f"{100 * spread['mean']:.1f}{extra}\N{NO-BREAK SPACE}%"
 
 
-def _times(ratio: float | None) -> str:
+def _times(ratio: float | None, what: str, than: str | None = None) -> str:
+    """How many times fewer or more of something, in words where it is neither."""
     if ratio is None:
-        return "an unknown number of"
-    return f"{ratio:.1f}× fewer" if ratio >= 1 else f"{1 / ratio:.1f}× more"
+        return f"an unknown number of {what}"
+    times = f"{max(ratio, 1 / ratio):.1f}"
+    if times == "1.0":
+        return f"about as many {what}" + (f" as {than}" if than else "")
+    return f"{times}× {'fewer' if ratio > 1 else 'more'} {what}" + (f" than {than}" if than else "")
