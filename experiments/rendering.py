@@ -145,7 +145,7 @@ def _table4(found: Json) -> list[str]:
 
 def _diet(found: Json) -> list[str]:
     curves = found["curves"]
-    shares = sorted({curve["share"] for curve in curves}, reverse=True)
+    shares = sorted({c["share"] for c in curves if c["offset"] is None}, reverse=True)
     rows = []
     for arm in dict.fromkeys(curve["arm"] for curve in curves):
         of_arm = [c for c in curves if c["arm"] == arm and c["offset"] is None]
