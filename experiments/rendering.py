@@ -143,6 +143,28 @@ def _table4(found: Json) -> list[str]:
     ]
 
 
+def _agreement(found: Json) -> list[str]:
+    """How much the scores of replicas and epochs agree, and how much with the input's norm."""
+    columns, scores = found["columns"], found["scores"]
+    control = "input_norm" if "input_norm" in columns else None
+    head = ["rank correlation of", "two replicas", "means of two halves"]
+    rows = [
+        [f"`{entry['column']}`", f"{entry['pairs']:.2f}", f"{entry['halves']:.2f}"]
+        for entry in found["replicas"]
+    ]
+    if control is not None:
+        head.append(f"with `{control}`")
+        for row, entry in zip(rows, found["replicas"], strict=True):
+            row.append(f"{scores[columns.index(entry['column'])][columns.index(control)]:.2f}")
+    lines = _table(head, rows)
+    *early, last = found["epochs"]["columns"] or [None]
+    if early:
+        among = found["epochs"]["scores"][-1]
+        told = (f"`{name}` {value:.2f}" for name, value in zip(early, among, strict=False))
+        lines += ["", f"Rank correlation of `{last}` with what it was earlier: {', '.join(told)}."]
+    return lines
+
+
 def _diet(found: Json) -> list[str]:
     curves = found["curves"]
     shares = sorted({c["share"] for c in curves if c["offset"] is None}, reverse=True)
@@ -174,7 +196,7 @@ def _diet(found: Json) -> list[str]:
         ]
         head = ("finding wrong labels by", "area under the curve", "average precision")
         lines += ["", *_table((*head, f"wrong among the {noise['count']:,} highest"), rows)]
-    lines += ["", *_readings(found), ""]
+    lines += ["", *_agreement(found["agreement"]), "", *_readings(found), ""]
     seeds = len(next(c for c in curves if c["arm"] != "full")["accuracy"]["values"])
     return [*lines, f"{_circumstances(found, seeds)}. Made by:"]
 
