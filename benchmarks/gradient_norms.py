@@ -121,7 +121,7 @@ def cheap_contenders(name: str) -> dict[str, Callable[[], object]]:
     return {"plain forward": forward, "logit bound": bound, "last layer": last_layer}
 
 
-def data_set_contenders(name: str, batches: int = 16) -> dict[str, Callable[[], object]]:
+def data_set_contenders(name: str, batches: int = 4) -> dict[str, Callable[[], object]]:
     """A data set's batches: plain no-grad forward passes, and a scoring pass for each norm."""
     model, inputs, targets, _ = setting(name)
     size = len(inputs)

@@ -113,9 +113,9 @@ class ShuffledPools:
     def draw(self, step: int) -> Draw:
         """The pool of a step, and the share to choose from it."""
         epoch, number = divmod(step, self._per_epoch)
-        size = self._course.pool
-        positions_B = self._order_of(epoch)[number * size : (number + 1) * size]
-        return Draw(positions_B=positions_B, k=self._course.chosen(positions_B.numel()))
+        order_N, start = self._order_of(epoch), number * self._course.pool
+        size = min(self._course.pool, len(order_N) - start)
+        return Draw(positions_B=order_N.narrow(0, start, size), k=self._course.chosen(size))
 
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:

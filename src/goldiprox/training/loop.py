@@ -355,9 +355,9 @@ class Loop:
     def _select_unseen(self, draw: Draw) -> Selection:
         """Choose by ids and labels only; nothing is loaded."""
         data = self.task.train
-        # Labels too: a method may need them and still no forward pass.
-        positions_B = draw.positions_B
-        pool = {ID: data.ids_N[positions_B], "labels": data.targets_N[positions_B]}
+        pool = {ID: data.ids_N.index_select(0, draw.positions_B)}
+        if "targets_B" in self.chooser.method.needs:  # without a need for a forward pass
+            pool["labels"] = data.targets_N.index_select(0, draw.positions_B)
         return self._select(pool, draw)
 
     def _evaluation_is_due(self) -> bool:
