@@ -70,7 +70,8 @@ def _paper(
     sentence = (
         f"{name} {word}: it reached {_percent(target)} in "
         f"{_times(speedup['steps'], 'steps', 'uniform')}; with everything charged that took "
-        f"{_times(charged, 'seconds')} and {_times(speedup['flops_charged'], 'FLOPs')} ({reached} of {seeds} seeds reached it)."
+        f"{_times(charged, 'seconds')} and {_times(speedup['flops_charged'], 'FLOPs')} "
+        f"({reached} of {seeds} seeds reached it)."
     )
     return {"paid": paid, "sentence": sentence + _against_full(entry, by_name, charged)}
 
