@@ -36,7 +36,9 @@ format: install
 	$(BIN)/ruff check --fix $(SOURCES)
 
 bench: install
-	for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+	failed=0; for benchmark in benchmarks/[a-z]*.py; do \
+		echo "== $$benchmark"; $(BIN)/python $$benchmark || failed=1; \
+	done; exit $$failed
 
 clean:
 	rm -rf .venv demo runs build dist

@@ -211,7 +211,9 @@ def memory(runs: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("time", "cheap", "memory", "one"))
+    parser.add_argument(
+        "what", nargs="?", default="time", choices=("time", "cheap", "memory", "one")
+    )
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

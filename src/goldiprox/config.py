@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from typing import Any, Literal
 
 from goldiprox.evidence.forward import BatchNormMode, Precision
@@ -155,7 +154,7 @@ class TrainConfig(LearnerConfig):
 
     def chosen(self, pool: int) -> int:
         """How many to choose from a pool of this size (the last one of an epoch is short)."""
-        return how_many(pool, Fraction(self.batch, self.pool_size))
+        return how_many(pool, self.batch / self.pool_size)
 
     def steps_per_epoch(self, examples: int) -> int:
         """Pools in one pass over the data, the short one included.

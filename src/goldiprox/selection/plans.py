@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
@@ -50,7 +49,7 @@ class Course:
 
     def chosen(self, pool: int) -> int:
         """How many to choose from a pool of this size (the last one of an epoch is short)."""
-        return how_many(pool, Fraction(self.batch, self.pool))
+        return how_many(pool, self.batch / self.pool)
 
 
 @dataclass(frozen=True, kw_only=True)

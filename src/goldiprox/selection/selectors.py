@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -68,7 +67,7 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
 
-def how_many(candidates: int, share: Fraction | float) -> int:
+def how_many(candidates: int, share: float) -> int:
     """How many a share of some candidates is, rounded down but at least one where there are any.
 
     Args:

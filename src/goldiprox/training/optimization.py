@@ -12,7 +12,7 @@ from torch.optim import AdamW
 
 from goldiprox.batch import Batch, cross_entropy_losses, default_logits, require_targets
 from goldiprox.config import LearnerConfig, TrainConfig
-from goldiprox.evidence.forward import Precision, autocast, device_of
+from goldiprox.evidence.forward import Precision, autocast
 from goldiprox.schema import ConfigError
 
 __all__ = [
@@ -104,13 +104,17 @@ def training_step(
     Returns:
         logits_kC before the update, float32.
     """
-    with autocast(device_of(model), config.precision):
+    targets_k = require_targets(batch)
+    with autocast(targets_k.device, config.precision):
         logits_kC = default_logits(model, batch).float()
     if weights_k is None:
-        mean = F.cross_entropy(logits_kC, require_targets(batch))
+        mean = F.cross_entropy(logits_kC, targets_k)
     else:
         mean = (cross_entropy_losses(logits_kC, batch) * weights_k).mean()
-    optimizer.zero_grad(set_to_none=True)
+    # What zero_grad does; with all that it does beside, it costs a small model 2 % of a step.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
     mean.backward()
     optimizer.step()
     return logits_kC.detach()
