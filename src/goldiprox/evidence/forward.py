@@ -101,11 +101,12 @@ class _ScoringMode(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         self._cpu_state = torch.get_rng_state()
-        self._device = device_of(self._model)
+        modules = list(self._model.modules())
+        self._device = _device_among(modules)
         is_cuda = self._device.type == "cuda"
         self._cuda_state = torch.cuda.get_rng_state(self._device) if is_cuda else None
         of_batch = self._batchnorm == "batch"
-        for module in self._model.modules():
+        for module in modules:
             training = False
             if of_batch and isinstance(module, _BatchNorm):
                 # With tracking off, a training-mode norm neither reads nor writes its buffers.
@@ -495,8 +496,12 @@ def _joined(parts: list[Tensor], place_B: Tensor | None) -> Tensor:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's parameters; the CPU if it has none."""
+    return _device_among(model.modules())
+
+
+def _device_among(modules: Iterable[nn.Module]) -> torch.device:
     # Not model.parameters(): its guard against doubles costs more than a step can spare.
-    for module in model.modules():
+    for module in modules:
         for parameter in module._parameters.values():
             if parameter is not None:
                 return parameter.device
