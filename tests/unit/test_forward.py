@@ -298,7 +298,7 @@ def test_randomness_used_inside_is_given_back(linear):
 def test_the_random_state_given_back_is_that_of_the_model_s_own_device(linear, monkeypatch):
     """Which need not be the current one."""
     device, calls = torch.device("cuda", 1), []
-    monkeypatch.setattr(forward, "device_of", lambda model: device)
+    monkeypatch.setattr(forward, "_device_among", lambda modules: device)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda d: calls.append(("get", d)) or "state")
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, d: calls.append((s, d)))
     with scoring_mode(linear, "running"):

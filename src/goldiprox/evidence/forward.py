@@ -31,10 +31,11 @@ from goldiprox.batch import (
 from goldiprox.evidence.dropout import dropped
 from goldiprox.evidence.gradients import (
     LastLayer,
+    feature_norms,
     gradient_norms,
-    input_norms,
     logit_gradient_norms,
     penultimate_features,
+    scaled_by_features,
 )
 from goldiprox.schema import ConfigError, Evidence
 
@@ -147,8 +148,10 @@ class _Outputs:
     targets_B: Tensor | None
     logits_BC: Tensor
     features_BD: Tensor | None
-    width_B: Tensor | None
-    """Of the last layer's inputs; see :func:`input_norms`."""
+    feature_norm_B: Tensor | None
+    """Of the last layer's inputs, where these themselves are not asked for."""
+    bias: bool
+    """Whether the last layer has one."""
 
     @property
     def values(self) -> int:
@@ -186,8 +189,10 @@ def _told(outputs: _Outputs, wanted: Collection[str]) -> dict[str, Tensor]:
         if not LOGIT_NORM_FIELDS.isdisjoint(wanted):
             bound_B = logit_gradient_norms(log_probs_BC, outputs.labels())
             told["grad_norm_bound_B"] = bound_B
-            if outputs.width_B is not None:
-                told["grad_norm_last_layer_B"] = bound_B * outputs.width_B
+            if outputs.feature_norm_B is not None:
+                told["grad_norm_last_layer_B"] = scaled_by_features(
+                    bound_B, outputs.feature_norm_B, bias=outputs.bias
+                )
     return {field: value for field, value in told.items() if field in wanted}
 
 
@@ -196,10 +201,6 @@ def _losses(log_probs_BC: Tensor, outputs: _Outputs) -> Tensor:
     if targets_B.is_floating_point():  # a probability for each class
         return F.cross_entropy(outputs.logits_BC, targets_B, reduction="none")
     return F.nll_loss(log_probs_BC, targets_B, reduction="none")
-
-
-def _width(last: LastLayer, size: int) -> Tensor:
-    return input_norms(last.features_BD, size, bias=last.bias).float()
 
 
 class ScoringPass:
@@ -323,6 +324,7 @@ class ScoringPass:
         """Forward passes without gradients until enough is held; None where nothing is left."""
         rooms: dict[str, Tensor] = {}
         rows = values = 0
+        bias = False
         with (
             torch.no_grad(),
             scoring_mode(self.model, self.batchnorm),
@@ -333,9 +335,10 @@ class ScoringPass:
                 size = int(ids_of(batch).shape[0])
                 self._check(size, wanted)
                 outputs = self._outputs(batch, last, wanted)
+                bias = outputs.bias
                 # Copied into one place: kept as they are, they break up the memory that the next
                 # batches are made in, and new pages cost as much as all the scores.
-                for name in ("ids_B", "targets_B", "logits_BC", "features_BD", "width_B"):
+                for name in ("ids_B", "targets_B", "logits_BC", "features_BD", "feature_norm_B"):
                     part = getattr(outputs, name)
                     if part is not None:
                         rooms[name] = _put(rooms.get(name), part, rows)
@@ -352,7 +355,8 @@ class ScoringPass:
             targets_B=found.get("targets_B"),
             logits_BC=found["logits_BC"],
             features_BD=found.get("features_BD"),
-            width_B=found.get("width_B"),
+            feature_norm_B=found.get("feature_norm_B"),
+            bias=bias,
         )
 
     def _plain(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
@@ -373,20 +377,21 @@ class ScoringPass:
         parts, place_B = self._parts(batch)
         logits: list[Tensor] = []
         features: list[Tensor] = []
-        widths: list[Tensor] = []
+        norms: list[Tensor] = []
         for part in parts:
             logits.append(self._logits(self.model, part).float())
             if last is not None and "features_BD" in wanted:
                 features.append(last.features_BD.float())
             if last is not None and "grad_norm_last_layer_B" in wanted:
                 # Here, while the features are in the cache; and they need not be kept.
-                widths.append(_width(last, len(logits[-1])))
+                norms.append(feature_norms(last.features_BD, len(logits[-1])).float())
         return _Outputs(
             ids_B=ids_of(batch),
             targets_B=targets_of(batch),
             logits_BC=_joined(logits, place_B),
             features_BD=_joined(features, place_B) if features else None,
-            width_B=_joined(widths, place_B) if widths else None,
+            feature_norm_B=_joined(norms, place_B) if norms else None,
+            bias=last is not None and last.bias,
         )
 
     def _parts(self, batch: Batch) -> tuple[Iterator[Batch], Tensor | None]:
@@ -426,14 +431,16 @@ class ScoringPass:
                 forward=self._logits,
                 micro_batch=self.micro_batch,
             )
+        norm_B = None
+        if last is not None and "grad_norm_last_layer_B" in wanted:
+            norm_B = feature_norms(last.features_BD, len(found.outputs)).float()
         outputs = _Outputs(
             ids_B=ids_of(batch),
             targets_B=targets_of(batch),
             logits_BC=found.outputs.float(),
             features_BD=None if last is None else last.features_BD.float(),
-            width_B=None
-            if last is None or "grad_norm_last_layer_B" not in wanted
-            else _width(last, len(found.outputs)),
+            feature_norm_B=norm_B,
+            bias=last is not None and last.bias,
         )
         return {**_told(outputs, wanted), "grad_norm_B": found.grad_norm_B.float()}
 

@@ -22,21 +22,23 @@ from goldiprox.evidence.gradients.exact import (
 from goldiprox.evidence.gradients.gram import tangent_kernel
 from goldiprox.evidence.gradients.last_layer import (
     LastLayer,
-    input_norms,
+    feature_norms,
     last_layer_gradient_norms,
     logit_gradient_norms,
     penultimate_features,
+    scaled_by_features,
 )
 
 __all__ = [
     "GradientPass",
     "LastLayer",
     "cross_entropy",
+    "feature_norms",
     "gradient_norms",
-    "input_norms",
     "last_layer_gradient_norms",
     "logit_gradient_norms",
     "penultimate_features",
     "run_model",
+    "scaled_by_features",
     "tangent_kernel",
 ]

@@ -12,10 +12,11 @@ from goldiprox.schema import ConfigError
 
 __all__ = [
     "LastLayer",
-    "input_norms",
+    "feature_norms",
     "last_layer_gradient_norms",
     "logit_gradient_norms",
     "penultimate_features",
+    "scaled_by_features",
 ]
 
 
@@ -61,20 +62,34 @@ def last_layer_gradient_norms(
     Raises:
         ConfigError: if the features are not one vector for each example.
     """
-    width_B = input_norms(features_BD, targets_B.shape[0], bias=bias)
-    return logit_gradient_norms(log_probs_BC, targets_B) * width_B.to(log_probs_BC.dtype)
+    bound_B = logit_gradient_norms(log_probs_BC, targets_B)
+    norm_B = feature_norms(features_BD, targets_B.shape[0]).to(log_probs_BC.dtype)
+    return scaled_by_features(bound_B, norm_B, bias=bias)
 
 
-def input_norms(features_BD: Tensor, size: int, *, bias: bool) -> Tensor:
-    """Factor of the last layer's inputs in its gradient's norm, sqrt(||h||^2 + 1).
+def scaled_by_features(bound_B: Tensor, norm_B: Tensor, *, bias: bool) -> Tensor:
+    """The last layer's gradient norm, from the logits' and that of the layer's inputs.
 
     Args:
-        features_BD: the last layer's inputs h.
-        size: B, how many examples there are.
-        bias: whether the layer has a bias; without one there is no 1.
+        bound_B: as :func:`logit_gradient_norms` gives it.
+        norm_B: as :func:`feature_norms` gives it.
+        bias: whether the layer has a bias, which is one more input that is always 1.
 
     Returns:
-        width_B, of at least single precision.
+        grad_norm_B of the last layer.
+    """
+    return bound_B * (torch.hypot(norm_B, norm_B.new_ones(())) if bias else norm_B)
+
+
+def feature_norms(features_BD: Tensor, size: int) -> Tensor:
+    """Norm of the last layer's inputs, ||h||.
+
+    Args:
+        features_BD: the inputs h.
+        size: B, how many examples there are.
+
+    Returns:
+        norm_B, of at least single precision.
 
     Raises:
         ConfigError: if the features are not one vector for each example.
@@ -85,8 +100,8 @@ def input_norms(features_BD: Tensor, size: int, *, bias: bool) -> Tensor:
             f"vector for each of the {size} examples"
         )
     wide = torch.promote_types(features_BD.dtype, torch.float32)
-    width_B: Tensor = torch.linalg.vector_norm(features_BD, dim=1, dtype=wide)
-    return torch.hypot(width_B, width_B.new_ones(())) if bias else width_B
+    norm_B: Tensor = torch.linalg.vector_norm(features_BD, dim=1, dtype=wide)
+    return norm_B
 
 
 class LastLayer:
