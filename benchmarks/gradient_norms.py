@@ -39,6 +39,8 @@ from goldiprox.evidence.gradients import (
 )
 
 MODELS = ("mlp", "cnn", "resnet18", "transformer")
+BATCHES = {"mlp": 64, "cnn": 8, "resnet18": 4}
+"""Of a data set: so many that a pass over it takes a fraction of a second, or a few."""
 
 
 def setting(name: str) -> tuple[nn.Module, Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
@@ -121,13 +123,13 @@ def cheap_contenders(name: str) -> dict[str, Callable[[], object]]:
     return {"plain forward": forward, "logit bound": bound, "last layer": last_layer}
 
 
-def data_set_contenders(name: str, batches: int = 4) -> dict[str, Callable[[], object]]:
+def data_set_contenders(name: str) -> dict[str, Callable[[], object]]:
     """A data set's batches: plain no-grad forward passes, and a scoring pass for each norm."""
     model, inputs, targets, _ = setting(name)
     size = len(inputs)
     data = [
         (torch.arange(turn * size, (turn + 1) * size), inputs.roll(turn, 0), targets.roll(turn))
-        for turn in range(batches)
+        for turn in range(BATCHES[name])
     ]
     scoring = ScoringPass(model)
 
