@@ -22,14 +22,20 @@ def _comparison(found: Json) -> list[str]:
         **found.get("share_marked_in_data", {}),
     }
     shown = [mark for mark in MARKS if marked.get(mark)]
+    matthews = "best_matthews" if all(e.get("best_matthews") for e in found["methods"]) else None
     rows = [
         [
             *(_budget_row(entry) if budget else _paper_row(entry)),
+            *([accuracy(entry[matthews])] if matthews else []),
             *(f"{entry['selected_share'][mark]:.1%}" for mark in shown),
         ]
         for entry in found["methods"]
     ]
-    head = (*(BUDGET_HEAD if budget else PAPER_HEAD), *(f"{MARKS[mark]} chosen" for mark in shown))
+    head = (
+        *(BUDGET_HEAD if budget else PAPER_HEAD),
+        *(["best Matthews correlation"] if matthews else []),
+        *(f"{MARKS[mark]} chosen" for mark in shown),
+    )
     target = "" if budget else f"target {found['target_accuracy']:.1%} (uniform's best mean); "
     target += "".join(f"{marked[mark]:.1%} of the data are {MARKS[mark]}; " for mark in shown)
     lines = [*_table(head, rows), ""]
