@@ -1,4 +1,4 @@
-"""Numbers as the report writes them."""
+"""Numbers and names as the report writes them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from goldiprox.report import formats
         (formats.speedup(0.996), "1.0×"),
         (formats.speedup(123.4), "123×"),
         (formats.count(1128.0), "1,128"),
+        (formats.model_name("/home/me/models/minilm"), "models/minilm"),
+        (formats.model_name("albert/albert-base-v2"), "albert/albert-base-v2"),
+        (formats.model_name("own.models:small"), "own.models:small"),
         (formats.count(5.5), "5.5"),
         (formats.share(0.0001), "< 0.1\u00a0%"),
         (formats.setting(0.025), "2.5\u00a0%"),

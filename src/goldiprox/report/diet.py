@@ -132,8 +132,9 @@ def diet_table(diet: dict[str, Any]) -> Table:
         diet: what ``diet.json`` holds.
     """
     (full,) = [row for row in diet["curves"] if row["arm"] == "full"]
+    model = formats.model_name(diet["model"]["name"])
     title = (
-        f"{diet['dataset']}, {diet['model']['name']}, {diet['seeds']} seeds; all the data: "
+        f"{diet['dataset']}, {model}, {diet['seeds']} seeds; all the data: "
         f"{formats.accuracy_spread(full['accuracy'])} %"
     )
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,7 +1,8 @@
-"""Numbers as a reader wants them: no more digits than the measurement carries."""
+"""Numbers as a reader wants them, with no more digits than the measurement carries; and names."""
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "flops",
     "flops_tick",
     "memory",
+    "model_name",
     "seconds",
     "setting",
     "share",
@@ -92,6 +94,12 @@ def memory(value: float) -> str:
     if not value:
         return DASH
     return f"{value / 1e9:.1f} GB" if value >= 999.5e6 else f"{value / 1e6:.0f} MB"
+
+
+def model_name(model: str) -> str:
+    """A model's name for a title; of the path of a folder the last two parts."""
+    parts = PurePath(model).parts
+    return "/".join(parts[-2:]) if len(parts) > 2 else model
 
 
 def tick(value: float) -> str:

@@ -75,6 +75,7 @@ def page_environment() -> Environment:
         count=formats.count,
         flops=formats.flops,
         memory=formats.memory,
+        model_name=formats.model_name,
         percent=formats.share,
         seconds=formats.seconds,
         setting=formats.setting,

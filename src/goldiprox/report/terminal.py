@@ -32,7 +32,7 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
         return _budget_table(comparison)
     target = comparison["target_accuracy"]
     setting = "" if target is None else f", target {100 * target:.1f} %"
-    title = f"{comparison['dataset']}, {comparison['model']['name']}{setting}"
+    title = f"{comparison['dataset']}, {formats.model_name(comparison['model']['name'])}{setting}"
     table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold")
     headings = [
@@ -82,7 +82,9 @@ def _chosen(shares: dict[str, float], marks: list[str]) -> str:
 
 def _budget_table(comparison: dict[str, Any]) -> Table:
     """Equal seconds: there is no target, the final accuracy is what counts."""
-    title = f"{comparison['dataset']}, {comparison['model']['name']}, equal seconds"
+    title = (
+        f"{comparison['dataset']}, {formats.model_name(comparison['model']['name'])}, equal seconds"
+    )
     table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold")
     for heading in ("final acc\n%", "best acc\n%", "batch", "steps", "wrong\nlabels %"):
