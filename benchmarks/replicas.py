@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from goldiprox.data.datasets import make_dataset
 from goldiprox.data.splits import DataConfig, Splits, make_splits
-from goldiprox.evidence.forward import ScoringPass, scoring_mode
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.evidence.mode import scoring_mode
 from goldiprox.models.vision import MLP, SmallCNN
 from goldiprox.precompute.data_diet import SCORING_BATCH, snapshot
 from goldiprox.precompute.diet_scores import SCORES

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from goldiprox.evidence.forward import BatchNormMode, Precision
+from goldiprox.evidence.mode import BatchNormMode, Precision
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import method
 from goldiprox.selection.selectors import how_many

@@ -10,8 +10,9 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from goldiprox.evidence import forward
-from goldiprox.evidence.forward import ScoringPass, scoring_mode
+from goldiprox.evidence import forward, mode
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.evidence.mode import scoring_mode
 from goldiprox.schema import ConfigError, DataError
 
 B, D, C = 30, 6, 4
@@ -298,7 +299,7 @@ def test_randomness_used_inside_is_given_back(linear):
 def test_the_random_state_given_back_is_that_of_the_model_s_own_device(linear, monkeypatch):
     """Which need not be the current one."""
     device, calls = torch.device("cuda", 1), []
-    monkeypatch.setattr(forward, "_device_among", lambda modules: device)
+    monkeypatch.setattr(mode, "_device_among", lambda modules: device)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda d: calls.append(("get", d)) or "state")
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, d: calls.append((s, d)))
     with scoring_mode(linear, "running"):

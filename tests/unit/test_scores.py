@@ -10,7 +10,8 @@ from scipy import stats
 from torch import nn
 
 from goldiprox.evidence.dropout import dropped
-from goldiprox.evidence.forward import ScoringPass, scoring_mode
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.evidence.mode import scoring_mode
 from goldiprox.schema import ConfigError, Evidence
 from goldiprox.seeds import stream
 from goldiprox.selection import functions as score

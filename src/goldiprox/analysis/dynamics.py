@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from goldiprox.evidence.forward import scoring_mode
 from goldiprox.evidence.gradients import run_model, tangent_kernel
+from goldiprox.evidence.mode import scoring_mode
 from goldiprox.schema import ConfigError, DataError
 
 __all__ = [

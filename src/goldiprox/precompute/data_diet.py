@@ -18,7 +18,8 @@ from torch import Tensor
 from goldiprox.config import Schedule, TrainConfig, config_hash
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.flops import flops_per_example
-from goldiprox.evidence.forward import Precision, ScoringPass
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.evidence.mode import Precision
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.diet_scores import (
     Forgetting,

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from goldiprox.batch import Batch, default_logits, to_device
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
 from goldiprox.data.splits import Examples, Splits
-from goldiprox.evidence.forward import ScoringPass, device_of
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.evidence.mode import device_of
 from goldiprox.models.vision import Factory
 from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.records.runs import RunFolder, versions, weights_bytes

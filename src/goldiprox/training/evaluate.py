@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from goldiprox.batch import default_logits
 from goldiprox.data.examples import Examples
-from goldiprox.evidence.forward import Precision, autocast, scoring_mode
+from goldiprox.evidence.mode import Precision, autocast, scoring_mode
 from goldiprox.training.feed import Feeder
 
 __all__ = ["Evaluated", "evaluate"]

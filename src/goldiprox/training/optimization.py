@@ -12,7 +12,7 @@ from torch.optim import AdamW
 
 from goldiprox.batch import Batch, cross_entropy_losses, default_logits, require_targets
 from goldiprox.config import LearnerConfig, TrainConfig
-from goldiprox.evidence.forward import Precision, autocast
+from goldiprox.evidence.mode import Precision, autocast
 from goldiprox.schema import ConfigError
 
 __all__ = [

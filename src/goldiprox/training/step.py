@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from goldiprox.batch import Batch, default_logits, ids_of, take
-from goldiprox.evidence.forward import BatchNormMode, Precision, ScoringPass
+from goldiprox.evidence.forward import ScoringPass
+from goldiprox.evidence.mode import BatchNormMode, Precision
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
 from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list

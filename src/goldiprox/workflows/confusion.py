@@ -10,7 +10,7 @@ import torch
 from goldiprox.batch import default_logits
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
-from goldiprox.evidence.forward import scoring_mode
+from goldiprox.evidence.mode import scoring_mode
 from goldiprox.records.files import write_json
 from goldiprox.schema import ConfigError
 from goldiprox.training.loop import train

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goldiprox.config import Schedule, TrainConfig
-from goldiprox.evidence.forward import Precision
+from goldiprox.evidence.mode import Precision
 from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.precompute.diet_scores import score
 from goldiprox.schema import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goldiprox.config import Schedule, TrainConfig
-from goldiprox.evidence.forward import Precision
+from goldiprox.evidence.mode import Precision
 from goldiprox.schema import ConfigError
 
 __all__ = ["DynamicsConfig"]

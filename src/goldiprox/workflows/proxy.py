@@ -11,7 +11,7 @@ import torch
 from goldiprox.batch import default_logits
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
-from goldiprox.evidence.forward import scoring_mode
+from goldiprox.evidence.mode import scoring_mode
 from goldiprox.records.ledger import PROXY_PHASE, RUN_PHASES, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.sequences import BatchSequence
