@@ -430,7 +430,9 @@ def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", "from goldiprox.cli import main; main()"]
+    # What a shell starts in the background ignores interruptions, and hands that on to us.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = [sys.executable, "-c", f"{heard}; from goldiprox.cli import main; main()"]
     process = subprocess.Popen(
         [*program, *TRAIN, "--epochs", "2000", "--out", str(tmp_path)],
         stderr=subprocess.PIPE,
