@@ -21,4 +21,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert stopped.value.code == 1
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
-    return shown.splitlines()[-1].removeprefix("goldiprox: ")
+    lines = [line for line in shown.splitlines() if line.startswith("goldiprox:")]
+    assert len(lines) == 1, shown
+    assert shown.splitlines()[-1] == lines[0]
+    return lines[0].removeprefix("goldiprox: ")

@@ -14,30 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from command_line import fails, run
 
-from goldiprox.cli import COMMANDS, main
+from goldiprox.cli import COMMANDS
 from goldiprox.records.steplog import read_steps
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 
 SMALL = ["--model", "mlp-128", "--pool", "64", "--batch", "8"]
 IL = ["--il.epochs", "2"]
-
-
-def run(*arguments: object) -> None:
-    main([str(a) for a in arguments])
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that must fail with one line on stderr; return the line."""
-    with pytest.raises(SystemExit) as stopped:
-        run(*arguments)
-    assert stopped.value.code == 1
-    shown = capsys.readouterr().err
-    assert "Traceback" not in shown
-    lines = [line for line in shown.splitlines() if line.startswith("goldiprox:")]
-    assert len(lines) == 1, shown
-    assert shown.splitlines()[-1] == lines[0]
-    return lines[0].removeprefix("goldiprox: ")
 
 
 def compare_digits(out: Path, *more: object) -> None:

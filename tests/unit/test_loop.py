@@ -52,3 +52,20 @@ def test_a_checkpoint_keeps_the_random_state_of_the_run_s_own_device(make_task, 
     loop.device = torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: device)
     assert state_of(loop)["cuda_rng"] == torch.device("cuda", 1)
+
+
+def test_a_choice_by_class_sees_the_labels_without_a_forward_pass(make_task, make_table):
+    task = make_task(count=60)
+    table = make_table(task.train.ids_N.numpy())
+    loop = Loop(
+        config("irreducible@class-balanced", model="mlp-128", batch=9, pool=60),
+        task,
+        irreducible=table,
+    )
+    assert not loop.chooser.method.needs_forward
+    seen = []
+    monitored = loop.log.add
+    loop.log.add = lambda record: (seen.append(record), monitored(record))
+    loop.one_step()
+    counts = seen[0].targets_k.bincount(minlength=task.num_classes)
+    assert counts.max() - counts.min() <= 1
