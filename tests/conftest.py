@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from goldiprox.data import cifar, folders, glue, mnist, sources
 from goldiprox.data.datasets import ImageStore, make_dataset
 from goldiprox.data.examples import Examples
 from goldiprox.data.preprocess import ImagePreprocessor
@@ -207,3 +209,13 @@ def make_evidence():
         return Evidence(**found)
 
     return make
+
+
+@pytest.fixture
+def no_data_around(monkeypatch, tmp_path):
+    """Neither data of this machine nor what could download them."""
+    monkeypatch.delenv("GOLDIPROX_DATA_DIR", raising=False)
+    for module in (cifar, folders, glue, mnist, sources):
+        monkeypatch.setattr(module, "CACHE", tmp_path / "no-cache")
+    for name in ("torchvision.datasets", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, name, None)

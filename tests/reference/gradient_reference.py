@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from goldiprox.evidence.gradients import gradient_norms
+
 
 def reference_norms(model, inputs, targets, loss=F.cross_entropy, forward=None):
     """Float64, one example at a time, backward on its own loss, all of ``p.grad`` squared."""
@@ -169,3 +171,38 @@ def token_loss(logits_BTC, tokens_BT):
     """Sum over positions of the cross-entropy of the next token: loss_B."""
     loss = F.cross_entropy(logits_BTC[:, :-1].mT, tokens_BT[:, 1:], reduction="none")
     return loss.sum(1)
+
+
+def check(model, inputs, targets=None, *, slow=(), rtol=1e-5, **settings):
+    """Compare in float32 and in float64, and say which parameters took the slow way."""
+    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
+    if targets is None:
+        targets = torch.arange(len(first)) % 3
+    loss = settings.get("per_example_loss", F.cross_entropy)
+    forward = settings.get("forward")
+    expected_B = reference_norms(model, inputs, targets, loss=loss, forward=forward)
+    assert expected_B.max() > 1e-4, "a vanishing gradient compares equal to anything"
+    found = gradient_norms(model, inputs, targets, **settings)
+    torch.testing.assert_close(found.grad_norm_B.double(), expected_B, rtol=rtol, atol=1e-9)
+    assert found.grad_norm_B.dtype == torch.float32
+    assert set(found.slow_parameters) == set(slow)
+    wide_model = copy.deepcopy(model).double()
+    wide_inputs = inputs
+    if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
+        wide_inputs = inputs.double()
+    wide = gradient_norms(wide_model, wide_inputs, targets, **settings)
+    torch.testing.assert_close(wide.grad_norm_B, expected_B, rtol=1e-9, atol=1e-12)
+    return found
+
+
+class Pooled(nn.Module):
+    """Any feature extractor, then the mean over positions and a linear layer."""
+
+    def __init__(self, *layers, width, classes=3):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x):
+        y = self.layers(x)
+        return self.head(y.flatten(2).mean(2) if y.dim() > 2 else y)
