@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from goldiprox.report.figures import accuracy_figure, chosen_figure
+from goldiprox.report.figures import chosen_figure, known_qualities, quality_figure
 from rendering import RENDERERS, accuracy, render
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,8 +68,13 @@ def keep(out: Path, name: str) -> None:
             del entry["curve"]  # long, and not shown
     (target / file).write_text(json.dumps(found, indent=1) + "\n")
     if "methods" in found and found["protocol"] == "paper":
-        figure = accuracy_figure(found, "accuracy", "step", "training steps", "{:,.0f}".format)
+        figure = quality_figure(found, "accuracy", "step", "training steps", "{:,.0f}".format)
         (target / "accuracy.svg").write_text(_standalone(figure), encoding="utf-8")
+        if "matthews" in known_qualities(found):
+            figure = quality_figure(
+                found, "matthews", "step", "training steps", "{:,.0f}".format, "matthews"
+            )
+            (target / "matthews.svg").write_text(_standalone(figure), encoding="utf-8")
         figure = chosen_figure(found, "chosen", "corrupted", "wrongly labelled")
         (target / "chosen.svg").write_text(_standalone(figure), encoding="utf-8")
     manifest = out / "manifest.json"  # an experiment's own files have none

@@ -392,7 +392,9 @@ def test_without_a_budget_there_is_none_to_read(paper):
 
 def test_matthews_correlation_is_summarised_where_it_was_recorded(write_run):
     folder = write_run("uniform", 0, [0.5, 0.8, 0.7])
-    assert summarise([folder], SETTINGS)["methods"][0]["final_matthews"] is None
+    (entry,) = summarise([folder], SETTINGS)["methods"]
+    assert entry["final_matthews"] is None
+    assert "matthews" not in entry["curve"][0]
     rows = read_json(folder.path / "evaluations.json")
     for row, value in zip(rows, [0.1, 0.6, 0.5], strict=True):
         row["matthews"] = value
@@ -400,6 +402,7 @@ def test_matthews_correlation_is_summarised_where_it_was_recorded(write_run):
     entry = summarise([folder], SETTINGS)["methods"][0]
     assert entry["final_matthews"] == {"mean": 0.5, "std": None, "values": [0.5]}
     assert entry["best_matthews"]["mean"] == 0.6
+    assert [point["matthews"]["mean"] for point in entry["curve"]] == [0.1, 0.6, 0.5]
 
 
 def proxy_note(seed, scale=1):

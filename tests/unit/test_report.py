@@ -14,7 +14,7 @@ from rich.console import Console
 from test_report_cases import CASES, HOSTILE, METHODS, budget, comparison, no_uniform, nobody, write
 
 from goldiprox.report import formats
-from goldiprox.report.figures import accuracy_figure, chosen_figure, cost_figure, method_styles
+from goldiprox.report.figures import chosen_figure, cost_figure, method_styles, quality_figure
 from goldiprox.report.html import write_report
 from goldiprox.report.tables import ledger_table, method_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
@@ -184,13 +184,16 @@ def test_without_wrong_labels_nothing_is_said_of_them(pages: dict[str, str]) -> 
     assert "corrupted" not in [column.key for column in columns]
     assert 'id="chosen-corrupted-title"' not in pages["nobody"]
     assert 'id="chosen-already_correct-title"' in pages["nobody"]
+    for made, noisy in ((nobody(), False), (comparison(), True), (budget(), True)):
+        headings = [str(column.header) for column in terminal_table(made).columns]
+        assert any("wrong" in heading for heading in headings) == noisy
 
 
 def test_figures_have_one_line_per_method_and_dashes_for_the_amortised() -> None:
     made = comparison()
     drawn = ["uniform", "uniform-full", "loss", "something-new", "rho-loss"]  # the accent on top
     for x, dashed in (("epoch", []), ("seconds_charged", ["rho-loss"])):
-        svg = accuracy_figure(made, "a", x, "cost", formats.tick)
+        svg = quality_figure(made, "a", x, "cost", formats.tick)
         assert re.findall(r'id="a-line-([\w-]+)"', svg) == drawn
         assert re.findall(r'id="a-amortised-([\w-]+)"', svg) == dashed
         for name in METHODS:
@@ -205,8 +208,8 @@ def test_figures_have_one_line_per_method_and_dashes_for_the_amortised() -> None
 
 
 def test_one_seed_has_no_band() -> None:
-    many = accuracy_figure(comparison(2), "a", "epoch", "epochs", formats.tick)
-    one = accuracy_figure(comparison(1), "a", "epoch", "epochs", formats.tick)
+    many = quality_figure(comparison(2), "a", "epoch", "epochs", formats.tick)
+    one = quality_figure(comparison(1), "a", "epoch", "epochs", formats.tick)
     assert many.count("fill-opacity") == len(METHODS)
     assert one.count("fill-opacity") == 0
 

@@ -261,6 +261,21 @@ def test_matthews_correlation_has_columns_where_every_method_has_it() -> None:
     assert "best_matthews" not in [c.key for c in method_table(made)[0]]
 
 
+def test_matthews_correlation_is_drawn_where_every_point_has_it(tmp_path):
+    made = comparison()
+    assert 'id="matthews-step-title"' not in write(tmp_path, made)
+    for entry in made["methods"]:
+        entry["best_matthews"] = entry["final_matthews"] = spread(0.3, 0.32)
+        for number, point in enumerate(entry["curve"]):
+            point["matthews"] = spread(0.1 * number, 0.1 * number + 0.02)
+    text = write(tmp_path, made)
+    for cost in ("epoch", "step", "seconds_charged", "flops_charged"):
+        assert f'id="matthews-{cost}-title"' in text
+    assert "Best Matthews correlation: uniform 31.0 ± 1.4 %" in text
+    del made["methods"][-1]["curve"][-1]["matthews"]
+    assert 'id="matthews-step-title"' not in write(tmp_path, made)
+
+
 def test_shares_of_low_relevance_and_ambiguity_fit_into_the_terminals_table():
     made = comparison()
     for entry in made["methods"]:

@@ -387,9 +387,12 @@ def _marked_share(group: list[RunRecord], mark: str) -> float | None:
 
 
 def _curve(group: list[RunRecord]) -> list[dict[str, Any]]:
-    """The mean curve, with the spread of the accuracy."""
+    """The mean curve, with the spread of the accuracy and, where known, of the correlation."""
     length = min(len(run.curves.step) for run in group)
-    accuracies = np.array([run.curves.accuracy[:length] for run in group])
+    spread = {"accuracy": [run.curves.accuracy for run in group]}
+    correlations = [run.curves.matthews for run in group if run.curves.matthews is not None]
+    if len(correlations) == len(group):
+        spread["matthews"] = correlations
     known = [mark for mark in MARKS if all(mark in run.curves.marked for run in group)]
     columns = {
         field: _mean_curve(group, field)
@@ -401,7 +404,7 @@ def _curve(group: list[RunRecord]) -> list[dict[str, Any]]:
     points = []
     for i in range(length):
         point: dict[str, Any] = {name: float(values[i]) for name, values in columns.items()}
-        point["accuracy"] = _spread(list(accuracies[:, i]))
+        point |= {name: _spread([line[i] for line in lines]) for name, lines in spread.items()}
         points.append(point)
     return points
 

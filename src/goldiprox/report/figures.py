@@ -20,9 +20,20 @@ from goldiprox.records.ledger import CHARGED_PHASES
 from goldiprox.report import formats
 from goldiprox.report.canvas import INK, NICE, QUIET, canvas, put_legend, slug, to_svg
 
-__all__ = ["MethodStyle", "accuracy_figure", "chosen_figure", "cost_figure", "method_styles"]
+__all__ = [
+    "MethodStyle",
+    "chosen_figure",
+    "cost_figure",
+    "known_qualities",
+    "method_styles",
+    "quality_figure",
+]
 
 Comparison = dict[str, Any]
+Quality = Literal["accuracy", "matthews"]
+
+QUALITIES: dict[Quality, str] = {"accuracy": "test accuracy", "matthews": "Matthews correlation"}
+"""How good a model is on the test set: fields of a curve's points, and their names."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,21 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     }
 
 
-def accuracy_figure(
-    comparison: Comparison, name: str, x: str, label: str, tick: Callable[[float], str]
+def known_qualities(comparison: Comparison) -> list[Quality]:
+    """What can be drawn: the accuracy, and what every point of every method's curve has."""
+    points = [point for entry in comparison["methods"] for point in entry["curve"]]
+    return [q for q in QUALITIES if q == "accuracy" or all(q in point for point in points)]
+
+
+def quality_figure(
+    comparison: Comparison,
+    name: str,
+    x: str,
+    label: str,
+    tick: Callable[[float], str],
+    quality: Quality = "accuracy",
 ) -> str:
-    """Test accuracy against a cost, one line per method, with the target.
+    """Test accuracy (or Matthews correlation) against a cost, one line per method.
 
     Args:
         comparison: what ``comparison.json`` holds.
@@ -86,6 +108,7 @@ def accuracy_figure(
             the latter (the irreducible-loss model for free) is drawn thin and dashed.
         label: of the x axis.
         tick: writes a number on the x axis.
+        quality: what is drawn; with the accuracy comes the target.
 
     Returns:
         An ``<svg>`` element.
@@ -98,9 +121,9 @@ def accuracy_figure(
         for entry in comparison["methods"]:
             style, points = styles[entry["method"]], entry["curve"]
             at = [point[x] for point in points]
-            mean = [100 * point["accuracy"]["mean"] for point in points]
+            mean = [100 * point[quality]["mean"] for point in points]
             _line(axes, entry["method"], style, at, mean)
-            deviations = [point["accuracy"]["std"] for point in points]
+            deviations = [point[quality]["std"] for point in points]
             if points and None not in deviations:
                 low = [m - 100 * d for m, d in zip(mean, deviations, strict=True)]
                 high = [min(m + 100 * d, 100.0) for m, d in zip(mean, deviations, strict=True)]
@@ -113,15 +136,15 @@ def accuracy_figure(
                 )
                 thin.set_gid(f"amortised-{slug(entry['method'])}")
         # A wild method's band may leave the frame; it must not flatten every other curve.
-        means = [100 * p["accuracy"]["mean"] for e in comparison["methods"] for p in e["curve"]]
+        means = [100 * p[quality]["mean"] for e in comparison["methods"] for p in e["curve"]]
         if means:
             axes.set_ylim(bottom=min(means) - 0.06 * (max(means) - min(means)) - 0.5)
         target = comparison.get("target_accuracy")
-        if target is not None:
+        if target is not None and quality == "accuracy":
             _reference(axes, 100 * target, f"target\n{100 * target:.1f}\u00a0%")
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
-        axes.set_ylabel("test accuracy, %")
+        axes.set_ylabel(f"{QUALITIES[quality]}, %")
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE, integer=x in ("step", "epoch")))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         extra = []
@@ -129,7 +152,8 @@ def accuracy_figure(
             dashes = {"color": QUIET, "linewidth": 0.9, "linestyle": (0, (2, 2))}
             extra.append(Line2D([], [], label="amortised", **dashes))  # type: ignore[arg-type]
         _legend(figure, comparison, extra)
-        return to_svg(figure, name, f"Test accuracy against {label}", _accuracy_text(comparison))
+        title = f"{QUALITIES[quality].capitalize()} against {label}"
+        return to_svg(figure, name, title, _best_text(comparison, quality))
 
 
 def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> str:
@@ -267,9 +291,10 @@ def _legend(figure: Figure, comparison: Comparison, extra: list[Line2D]) -> None
     put_legend(figure, handles + extra)
 
 
-def _accuracy_text(comparison: Comparison) -> str:
+def _best_text(comparison: Comparison, quality: Quality) -> str:
     best = [
-        f"{entry['method']} {formats.accuracy_spread(entry['best_accuracy'])} %"
+        f"{entry['method']} {formats.accuracy_spread(entry[f'best_{quality}'])} %"
         for entry in comparison["methods"]
     ]
-    return "Best accuracy: " + ", ".join(best) + "."
+    name = {"accuracy": "accuracy", "matthews": "Matthews correlation"}[quality]
+    return f"Best {name}: " + ", ".join(best) + "."

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from goldiprox.records.files import read_json, whole_file
 from goldiprox.report import formats
-from goldiprox.report.figures import accuracy_figure, chosen_figure, cost_figure
+from goldiprox.report.figures import chosen_figure, cost_figure, known_qualities, quality_figure
 from goldiprox.report.groups import group_table
 from goldiprox.report.pictures import picture
 from goldiprox.report.tables import (
@@ -145,7 +145,7 @@ def _listed(names: list[str]) -> str:
 def _figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
     """Figures with their headings, by section."""
     kind = "reference seconds" if comparison["protocol"] == "budget" else "wall seconds"
-    accuracy = [
+    costs = [
         ("epoch", "Epochs", "epochs (passes over the pools)", formats.tick),
         ("step", "Steps", "training steps", formats.tick),
         ("seconds_charged", "Seconds", f"{kind}, everything charged", formats.tick),
@@ -156,10 +156,15 @@ def _figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
         chosen.insert(0, ("corrupted", "Wrong labels", "wrongly labelled"))
     chosen += [(mark, name.capitalize(), name) for mark, name in known_marks(comparison).items()]
     return {
-        "accuracy": [
-            (heading, accuracy_figure(comparison, f"accuracy-{field}", field, label, tick))
-            for field, heading, label, tick in accuracy
-        ],
+        quality: [
+            (
+                heading,
+                quality_figure(comparison, f"{quality}-{field}", field, label, tick, quality),
+            )
+            for field, heading, label, tick in costs
+        ]
+        for quality in known_qualities(comparison)
+    } | {
         "chosen": [
             (heading, chosen_figure(comparison, f"chosen-{field}", field, label))
             for field, heading, label in chosen

@@ -44,11 +44,12 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
         "speedup\nseconds*",
         "FLOPs to\ntarget*",
     ]
-    marks = list(known_marks(comparison))
-    if has_noise(comparison) or not marks:
-        marks.insert(0, "corrupted")
-    # Several shares stand in one column: the table must fit.
-    for heading in [*headings, _chosen_heading(marks)]:
+    # Of real data nobody knows how many labels are wrong: no column, rather than one of zeros.
+    marks = ["corrupted"] if has_noise(comparison) else []
+    marks += known_marks(comparison)
+    if marks:  # several shares stand in one column: the table must fit
+        headings.append(_chosen_heading(marks))
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in comparison["methods"]:
         speedup = entry["speedup_over_uniform"]
@@ -62,7 +63,7 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
             formats.speedup(speedup["steps"]),
             formats.speedup(speedup["seconds_charged"]),
             formats.flops(entry["flops_to_target"]["charged"]["mean_curve"]),
-            _chosen(entry["selected_share"], marks),
+            *([_chosen(entry["selected_share"], marks)] if marks else []),
         )
     table.caption = "* irreducible-loss model, scoring and proxy charged; speedups are over uniform"
     return table
@@ -87,7 +88,9 @@ def _budget_table(comparison: dict[str, Any]) -> Table:
     )
     table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold")
-    for heading in ("final acc\n%", "best acc\n%", "batch", "steps", "wrong\nlabels %"):
+    noisy = has_noise(comparison)
+    headings = ["final acc\n%", "best acc\n%", "batch", "steps"]
+    for heading in [*headings, "wrong\nlabels %"] if noisy else headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in comparison["methods"]:
         table.add_row(
@@ -96,7 +99,7 @@ def _budget_table(comparison: dict[str, Any]) -> Table:
             formats.accuracy_spread(entry["best_accuracy"]),
             str(entry["batch"]),
             formats.count(entry["steps"]),
-            formats.accuracy(entry["selected_share"]["corrupted"]),
+            *([formats.accuracy(entry["selected_share"]["corrupted"])] if noisy else []),
         )
     table.caption = "batch: the one of each method's list that ended best"
     return table

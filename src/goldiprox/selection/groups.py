@@ -183,8 +183,9 @@ class DiverseGradients:
         targets_B1 = evidence.need("targets_B")[by_id_B].unsqueeze(1)
         errors_BC = probs_BC.scatter_add(1, targets_B1, -torch.ones_like(probs_BC[:, :1]))
         features_BD = evidence.need("features_BD").index_select(0, by_id_B).to(errors_BC.dtype)
-        gram_BB = features_BD @ features_BD.T
-        gram_BB.add_(1.0).mul_(errors_BC @ errors_BC.T)
+        inner_BB = errors_BC @ errors_BC.T
+        # One more for the bias, in the same pass.
+        gram_BB = torch.addcmul(inner_BB, features_BD @ features_BD.T, inner_BB)
         # The turns are taken on the CPU, where many small operations are cheapest; the matrix comes
         # over once, and is looked at there.
         gram_BB = gram_BB.cpu()
@@ -208,23 +209,30 @@ def _greedy(
     size = len(gram_BB)
     # <g_i, residual>; the residual starts as the sum of all gradients
     left_B = gram_BB.sum(1, dtype=np.float64)
-    # squared norm of g_i beyond the span of those chosen
+    # squared norm of g_i beyond the span of those chosen; infinite for what adds nothing any more
     norm_B = gram_BB.diagonal().astype(np.float64)
     floor = precision * max(norm_B.max(initial=0.0), 1e-300)
-    basis_kB = np.empty((k, size))
-    chosen_k = np.zeros(k, dtype=np.int64)
+    norm_B[norm_B <= floor] = np.inf
+    basis_kB, work_B = np.empty((k, size)), np.empty(size)
+    chosen: list[int] = []
+    # In place throughout: each turn waits for the one before, so what a call costs adds up.
     for turn in range(k):
-        gain_B = np.square(left_B) / np.maximum(norm_B, floor)
-        gain_B[norm_B <= floor] = 0.0
-        gain_B[chosen_k[:turn]] = -1.0
-        pick = int(gain_B.argmax())
-        chosen_k[turn] = pick
-        if norm_B[pick] <= floor:
-            basis_kB[turn] = 0.0  # nothing new in it: the residual stays as it is
-            continue
+        np.multiply(left_B, left_B, out=work_B)
+        work_B /= norm_B
+        pick = int(work_B.argmax())
+        if not work_B[pick] > 0.0:  # nor will anything add in a later turn: the residual stays
+            break
+        chosen.append(pick)
         scale = math.sqrt(norm_B[pick])
-        row_B = (gram_BB[pick] - basis_kB[:turn, pick] @ basis_kB[:turn]) / scale
-        basis_kB[turn] = row_B
-        left_B -= (left_B[pick] / scale) * row_B
-        norm_B -= row_B * row_B
-    return chosen_k
+        row_B = basis_kB[turn]
+        np.subtract(gram_BB[pick], basis_kB[:turn, pick] @ basis_kB[:turn], out=row_B)
+        row_B /= scale
+        np.multiply(row_B, left_B[pick] / scale, out=work_B)
+        left_B -= work_B
+        np.multiply(row_B, row_B, out=work_B)
+        norm_B -= work_B
+        norm_B[norm_B <= floor] = np.inf
+        norm_B[pick] = np.inf
+    if len(chosen) < k:
+        chosen += np.setdiff1d(np.arange(size), chosen)[: k - len(chosen)].tolist()
+    return np.asarray(chosen, dtype=np.int64)
