@@ -6,7 +6,7 @@ Here: Fashion-MNIST and an MLP unless told otherwise; learning rate of the irred
 hundredth of the target's, as there. Deviation: the accuracy of the irreducible-loss model over time
 (Figure 7, right) is not drawn.
 
-Run: python experiments/table4.py --out results/table4   (the same command goes on if interrupted)
+Run: python experiments/table4.py --out runs/table4   (the same command goes on if interrupted)
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
         seeds=given.seeds,
     )
     splits = make_splits(load(given.dataset), data)
-    found = over_time(compare(splits, config, given.out, command="python experiments/table4.py"))
+    found = over_time(compare(splits, config, given.out, command=f"python experiments/table4.py --out {given.out}"))
     write_json(given.out / "table4.json", found)
     print(f"wrong labels in the data: {found['share_corrupted_in_data']:.1%}")
     for kind in METHODS:
