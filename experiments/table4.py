@@ -80,7 +80,8 @@ def main() -> None:
         seeds=given.seeds,
     )
     splits = make_splits(load(given.dataset), data)
-    found = over_time(compare(splits, config, given.out, command=f"python experiments/table4.py --out {given.out}"))
+    command = f"python experiments/table4.py --out {given.out}"
+    found = over_time(compare(splits, config, given.out, command=command))
     write_json(given.out / "table4.json", found)
     print(f"wrong labels in the data: {found['share_corrupted_in_data']:.1%}")
     for kind in METHODS:

@@ -138,6 +138,22 @@ class Evidence:
         assert isinstance(value, Tensor)
         return value
 
+    def classes(self) -> Tensor:
+        """The labels as class numbers: int64 of shape [B].
+
+        Raises:
+            MissingEvidence: if there are none.
+            ConfigError: if they are probabilities of each class.
+        """
+        targets_B = self.need("targets_B")
+        if targets_B.is_floating_point():
+            raise ConfigError(
+                f"the labels are {targets_B.dtype} of shape {tuple(targets_B.shape)}, not class "
+                "numbers: this method needs one class an example; choose by the loss instead "
+                "(rho-loss, loss)"
+            )
+        return targets_B
+
     def at(self, positions: Tensor) -> Evidence:
         """The same evidence for other candidates of the pool, in the given order.
 

@@ -300,6 +300,10 @@ def test_table_for_other_data_labels_or_ids_is_refused(
     assert "goldiprox irreducible digits" in line
     line = fails(capsys, *use, "--data-seed", "1")
     assert "lacks" in line
+    compare = ["compare", "digits", *SMALL, "--methods", "uniform", "--irreducible", il_table]
+    line = fails(capsys, *compare, "--data-seed", "1", "--out", tmp_path / "unneeded")
+    assert "lacks" in line  # before anything is trained, though no method needs it
+    assert not (tmp_path / "unneeded").exists()
     table = ScoreTable.read(il_table)
     other = ScoreTable(
         ids_N=table.ids_N,

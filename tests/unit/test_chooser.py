@@ -10,8 +10,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import goldiprox
+from goldiprox import Chooser
 from goldiprox.schema import ConfigError, NonFinite, TableError
-from goldiprox.selection.methods import METHODS
+from goldiprox.selection.methods import METHODS, Method
+from goldiprox.selection.selectors import TopK
 
 N, D, C = 60, 5, 3
 
@@ -225,3 +227,59 @@ def test_methods_that_decide_for_whole_epochs_are_refused(name):
     choose = goldiprox.Chooser(nn.Linear(2, 2), name)
     with pytest.raises(ConfigError, match=f'"{name}" decides for whole epochs'):
         choose((torch.arange(4), torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("name", ["loss", "loss@gumbel", "rank-based", "rho-loss"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_of_a_forward_pass_of_ones_own_may_carry_a_graph(
+    model, data, make_table, name, dtype
+):
+    inputs, targets = data
+    ids = torch.arange(N)
+    losses = F.cross_entropy(model(inputs), targets, reduction="none").to(dtype)
+    table = make_table(range(N))
+    given = Chooser(model, name, irreducible=table)(
+        (ids, inputs, targets), known={"loss_B": losses}
+    )
+    plain = Chooser(model, name, irreducible=table)(
+        (ids, inputs, targets), known={"loss_B": losses.detach().float()}
+    )
+    assert torch.equal(given.selection.ids_k, plain.selection.ids_k)
+    assert not given.selection.scores_B.requires_grad
+
+
+def test_a_score_of_ones_own_may_be_bfloat16_or_carry_a_graph(model, data):
+    inputs, targets = data
+    weight = torch.ones((), requires_grad=True)
+    for score in (lambda e: e.loss_B.bfloat16(), lambda e: e.loss_B * weight):
+        own = Method(
+            name="mine", selector=TopK(score), needs=frozenset({"loss_B"}), summary="", source="me",
+            cost="",
+        )  # fmt: skip
+        chosen = Chooser(model, own)((torch.arange(N), inputs, targets))
+        assert chosen.selection.scores_B.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["rho-loss-capped", "grad-norm-bound", "divbs", "reducr"])
+def test_labels_that_are_probabilities_are_refused_where_a_class_is_needed(
+    model, data, make_table, name
+):
+    inputs, targets = data
+    soft = F.one_hot(targets, C).float()
+    chooser = Chooser(model, name, irreducible=make_table(range(N)))
+    with pytest.raises(ConfigError, match="not class numbers"):
+        chooser((torch.arange(N), inputs, soft))
+
+
+def test_a_last_layer_that_runs_on_every_token_has_no_features_of_examples(data):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(D, C)
+
+        def forward(self, x):
+            return self.head(x.unsqueeze(1).expand(-1, 3, -1)).mean(1)
+
+    inputs, targets = data
+    with pytest.raises(ConfigError, match="one vector for each"):
+        Chooser(Tokens(), "divbs")((torch.arange(N), inputs, targets))

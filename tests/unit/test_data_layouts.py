@@ -1,6 +1,7 @@
 """Every data set by name, on tiny files in the layout it is published in, damaged ones too."""
 
 import gzip
+import pickle
 import struct
 from pathlib import Path
 
@@ -226,6 +227,47 @@ def test_damaged_folders_are_named(tmp_path):
     assert "none of test, val" in error(str(lonely), reading=INLINE)
 
 
+def test_sixteen_bits_a_channel_are_refused_not_cut_off(tmp_path):
+    root = write_folder(tmp_path, {"train": 3, "test": 2})
+    wide = Image.fromarray(np.full((6, 6), 40_000, np.uint16))
+    wide.save(root / "train/dog/2.png")
+    for reading in (INLINE, Reading(workers=0, skip_unreadable=True)):
+        message = error(str(root), reading=reading)
+        assert f"{root / 'train/dog/2.png'} has more than 8 bits per channel" in message
+        assert "convert the images to 8 bits" in message
+
+
+def test_a_folder_whose_first_image_is_grey_is_in_colour(tmp_path):
+    root = write_folder(tmp_path, {"train": 3, "test": 2})
+    Image.new("L", (6, 6), 7).save(root / "train/cat/0.png")
+    assert load(str(root), reading=INLINE).store.example_shape == (3, 6, 6)
+    for path in root.rglob("*.png"):
+        Image.new("L", (6, 6), 7).save(path)
+    assert load(str(root), reading=INLINE).store.example_shape == (1, 6, 6)
+
+
+def test_only_what_is_no_image_is_skipped(tmp_path):
+    root = write_folder(tmp_path, {"train": 4, "test": 2})
+    Image.new("RGB", (7, 6)).save(root / "train/cat/1.png")
+    message = error(str(root), reading=Reading(workers=0, skip_unreadable=True))
+    assert "6x7 pixels, the first image has 6x6; resize" in message
+
+
+def test_an_image_too_large_to_be_decoded_safely_is_named(tmp_path, monkeypatch):
+    root = write_folder(tmp_path, {"train": 4, "test": 2})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert "cat/0.png: cannot be read as an image" in error(str(root), reading=INLINE)
+
+
+def test_images_may_lie_deeper_than_the_folder_of_their_class(tmp_path):
+    root = write_folder(tmp_path, {"train": 4, "test": 2})
+    for folder in (root / "train/cat", root / "train/dog"):
+        (folder / "images").mkdir()
+        for path in folder.glob("*.png"):
+            path.rename(folder / "images" / path.name)
+    assert len(load(str(root), reading=INLINE).train_rows) == 8
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 def test_unreadable_images_are_skipped_and_counted_where_asked(tmp_path, lazy):
     root = write_folder(tmp_path, {"train": 4, "test": 2})
@@ -330,6 +372,8 @@ def test_damaged_lists_of_clothing1m_are_named(tmp_path):
     )
     (root / "noisy_label_kv.txt").unlink()
     assert "noisy_label_kv.txt missing beside noisy_train" in error("clothing1m", data_dir=root)
+    (root / "noisy_label_kv.txt").write_bytes(b"images/0/1.jpg \xff\xfe\n")
+    assert "noisy_label_kv.txt: cannot be read as text" in error("clothing1m", data_dir=root)
 
 
 # Worker processes
@@ -352,5 +396,8 @@ def test_worker_processes_read_ahead_and_keep_ids(tmp_path):
         with pytest.raises(DataError, match=r"train/dog/7\.png: cannot be read as an image"):
             store.fetch(torch.arange(48).flip(0))
         assert torch.equal(store.fetch(torch.tensor([1])), inline.fetch(torch.tensor([1])))
+        elsewhere = pickle.loads(pickle.dumps(store))  # as for the replicas' processes
+        elsewhere.workers = 0
+        assert torch.equal(elsewhere.fetch(torch.tensor([1])), inline.fetch(torch.tensor([1])))
     finally:
         store.close()

@@ -65,6 +65,10 @@ def test_glues_own_tables_are_read(tmp_path):
     assert (len(sst2.train_rows), len(sst2.test_rows)) == (10, 10)
     (tmp_path / "CoLA/dev.tsv").write_text("gj04\t1\n")
     assert "dev.tsv: line 1 has no sentence" in error("cola", data_dir=tmp_path)
+    (tmp_path / "CoLA/dev.tsv").write_bytes(b"gj04\t1\t\tcaf\xe9\n")
+    assert "dev.tsv: cannot be read behind line 0" in error("cola", data_dir=tmp_path)
+    (tmp_path / "CoLA/dev.tsv").write_text("gj04\t1\t\tfine\ngj04\t1\t\t" + "x" * 200_000)
+    assert "dev.tsv: cannot be read behind line 1 (field larger" in error("cola", data_dir=tmp_path)
     (tmp_path / "CoLA/dev.tsv").unlink()
     assert "dev.tsv missing" in error("cola", data_dir=tmp_path)
 
@@ -131,6 +135,7 @@ def test_any_map_style_data_set_becomes_one():
         ((np.zeros((5, 4), np.uint8), 0), r"shape \(1, 5, 4\), the first item \(1, 4, 4\)"),
         ((np.zeros((4, 4), np.uint8), "cat"), "label 'cat', a whole number expected"),
         ((np.zeros((4, 4), np.uint8), -1), "label -1"),
+        ((Image.fromarray(np.zeros((4, 4), np.uint16)), 0), "more than 8 bits per channel"),
         (("text", 0), "unlike the first item"),
         (7, r"is a int; \(input, label\) expected"),
         ({"picture": 1, "label": 0}, "no column img or image or text or sentence"),
@@ -173,6 +178,12 @@ def test_the_hub_is_read_through_its_library(monkeypatch):
     assert asked == [("nyu-mll/glue", "sst2")]
     assert dataset.class_names == ("n", "y")
     assert (len(dataset.train_rows), len(dataset.test_rows)) == (10, 6)  # test has no labels
+
+    def named(path, configuration):
+        return {"train": split(10), "test": split(4, "good")}
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=named))
+    assert "test item 0 has the label 'good', a whole number expected" in error("hub:a/b")
 
     def offline(*_):
         raise ConnectionError("no route\nto host")

@@ -135,10 +135,12 @@ def test_a_test_file_is_preferred_to_a_validation_file(tmp_path):
     assert find_shards(tmp_path)[1] == [tmp_path / "test.parquet"]
 
 
-def test_the_first_image_decides_between_grey_and_colour(tmp_path):
+def test_images_are_grey_if_all_that_are_looked_at_are(tmp_path):
     grey, colour = png(pixels(1, 8, 1)[0]), png(pixels(1, 8)[0])
     mixed = write(tmp_path / "a.parquet", [grey, colour] * 10, [0, 1] * 10)
-    assert load(str(mixed)).store.example_shape == (1, 8, 8)
+    assert load(str(mixed)).store.example_shape == (3, 8, 8)
+    grey_only = write(tmp_path / "g.parquet", [grey] * 20, [0, 1] * 10)
+    assert load(str(grey_only)).store.example_shape == (1, 8, 8)
     mixed = write(tmp_path / "b.parquet", [colour, grey] * 10, [0, 1] * 10)
     assert load(str(mixed)).store.example_shape == (3, 8, 8)
     palette = png(pixels(1, 8)[0], "P")
@@ -184,6 +186,13 @@ def test_damaged_data_is_named_by_file_and_row(tmp_path, encoded, labels, option
     message = error(path)
     for part in [*parts, str(path)]:
         assert part in message
+
+
+def test_a_label_column_of_numbers_that_are_no_classes_is_refused(tmp_path):
+    image = png(pixels(1, 8)[0])
+    path = write(tmp_path / "a.parquet", [image] * 10, [0, 10**12] * 5)
+    with pytest.raises(DataError, match=r"labels go up to 10+, but there are 10 examples"):
+        load(str(path))
 
 
 def test_rows_are_counted_within_their_own_file(tmp_path):

@@ -87,6 +87,8 @@ class Stream(IterableDataset):
         (Listed("ab"), [1], "1 ids for 2 items"),
         (Listed("ab"), [1, 1], "only 1 of 2 ids are distinct"),
         (Listed("ab"), [0.5, 1.0], "must be a sequence of integers"),
+        (Listed("ab"), [0, -1], "ids go from -1 to 0"),
+        (Listed("ab"), [0, 2**62], r"below 2\*\*62"),
     ],
 )
 def test_impossible_ids_are_refused(dataset, ids, message):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from goldiprox.evidence.gradients import fallback, gradient_norms, products
 from goldiprox.schema import ConfigError
@@ -299,3 +300,16 @@ def test_squares_of_long_rows_keep_their_digits():
     rows = torch.randn(2, 512, 4608)
     expected = rows.double().square().flatten(1).sum(1).float()
     torch.testing.assert_close(products.square_sums(rows), expected, rtol=1e-6, atol=0)
+
+
+def test_checkpointed_activations_are_refused():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(checkpoint(self.body, x, use_reentrant=False).tanh().mean(1))
+
+    with pytest.raises(ConfigError, match="cannot be taken through activation checkpointing"):
+        gradient_norms(Checkpointed(), torch.randn(5, 3, 4), torch.zeros(5, dtype=torch.int64))

@@ -395,3 +395,21 @@ def test_the_manifest_is_readable_json_without_nan(lab):
     folder, _ = lab(method="uniform").run("run")
     text = (folder.path / "manifest.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["versions"]["torch"] == torch.__version__
+
+
+def test_a_mask_of_infinities_is_no_reason_to_stop(lab):
+    class Masked(nn.Module):
+        def __init__(self, shape, classes):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
+            mask = nn.Transformer.generate_square_subsequent_mask(classes)
+            self.register_buffer("mask", mask)
+
+        def forward(self, x):
+            return self.net(x) + self.mask[-1]
+
+    bench = lab(method="uniform", epochs=1)
+    folder = RunFolder(bench.path / "run")
+    train(bench.config, bench.task, folder=folder, manifest=bench.manifest(), factory=Masked,
+          checkpoint=CheckpointEvery(steps=1))  # fmt: skip
+    assert folder.finished

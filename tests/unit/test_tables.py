@@ -74,6 +74,20 @@ def test_values_come_in_the_order_of_the_ids_asked_for(small):
     assert small.column_for("el2n", torch.tensor([[2], [90]]), "r").tolist() == [[2.0], [3.0]]
 
 
+def test_ids_that_are_hashes_are_searched_for_not_addressed():
+    ids = torch.randint(2**61, (500,), generator=torch.Generator().manual_seed(0))
+    values = torch.arange(500, dtype=torch.float32)
+    sparse = table(ids.numpy(), irreducible_loss=values.numpy())
+    asked = torch.tensor([3, 499, 0, 3])
+    look_up = sparse.lookup("irreducible_loss")
+    assert torch.equal(look_up(ids[asked]), values[asked])
+    assert torch.equal(sparse.column_for("irreducible_loss", ids[asked], ""), values[asked])
+    strange = torch.tensor([0, int(ids.min()) + 1, int(ids.max()) + 1, 2**61 + 5])
+    assert look_up(strange).isnan().all()
+    with pytest.raises(TableError, match="lacks 4 of 4 ids"):
+        sparse.column_for("irreducible_loss", strange, "")
+
+
 def test_missing_ids_are_counted_and_named_with_the_remedy(small):
     with pytest.raises(TableError, match=r"lacks 4 of 5 ids \(first: 0, 91, -1, \.\.\.\); do this"):
         small.column_for("el2n", torch.tensor([0, 91, 5, -1, 10**15]), "do this")

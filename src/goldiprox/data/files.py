@@ -11,14 +11,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from goldiprox.data.messages import first_line
+from goldiprox.data.modes import GREY_MODES, UNDECODABLE, refuse_wide
 from goldiprox.data.store import png_bytes
 from goldiprox.schema import DataError
 
@@ -33,8 +35,11 @@ Checked = Callable[[int, int], None]
 AHEAD = 2
 """Pools read ahead at most: the next one is being read while this one is trained on."""
 
-GREY_MODES = {"1", "L", "LA"}
 Pixels = NDArray[np.uint8]
+
+
+class UndecodableError(DataError):
+    """A file is no image, or a damaged one."""
 
 
 def default_workers() -> int:
@@ -62,7 +67,8 @@ class FileReader:
         """The images of these rows: uint8, BCHW.
 
         Raises:
-            DataError: naming the file that is no image or has another size.
+            UndecodableError: naming the file that is no image.
+            DataError: naming the file of another size, or of more than 8 bits a channel.
         """
         images = np.empty((len(rows), *self.shape), np.uint8)
         for place, row in enumerate(rows):
@@ -76,13 +82,14 @@ class FileReader:
         mode = "L" if channels == 1 else "RGB"
         try:
             with Image.open(path) as image:
+                refuse_wide(image, str(path))
                 if self.resize and image.size != (width, height):
                     image.draft(mode, (width, height))  # a JPEG is decoded near the size wanted
                     decoded = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
                 else:
                     decoded = image.convert(mode)
-        except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError) as error:
-            raise DataError(
+        except UNDECODABLE as error:
+            raise UndecodableError(
                 f"{path}: cannot be read as an image ({first_line(error)}); replace it, or leave "
                 "such images out with --skip-unreadable"
             ) from error
@@ -99,24 +106,27 @@ def image_shape(path: Path, size: int | None) -> tuple[int, int, int]:
     """Channels, height and width of an image file, or of what it is resized to.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: if it cannot be read, or has more than 8 bits a channel.
     """
     try:
         with Image.open(path) as image:
+            refuse_wide(image, str(path))
             channels = 1 if image.mode in GREY_MODES else 3
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+    except UNDECODABLE as error:
+        raise UndecodableError(
+            f"{path}: cannot be read as an image ({first_line(error)})"
+        ) from error
     return (channels, height, width) if size is None else (channels, size, size)
 
 
 def unreadable(reader: FileReader, rows: Sequence[int]) -> list[int]:
-    """Which of these rows cannot be read."""
+    """Which of these rows are no images, or damaged ones; what else is wrong is raised."""
     found = []
     for row in rows:
         try:
             reader.one(row)
-        except DataError:
+        except UndecodableError:
             found.append(row)
     return found
 
@@ -140,6 +150,10 @@ class FileStore:
         self.workers = default_workers() if workers is None else workers
         self._pool: ProcessPoolExecutor | None = None
         self._ahead: OrderedDict[bytes, list[Future[Pixels]]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which starts readers of its own when it needs them."""
+        return {**self.__dict__, "_pool": None, "_ahead": OrderedDict()}
 
     def __len__(self) -> int:
         return len(self.reader.names)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from goldiprox.data.files import Checked, FileReader, FileStore, image_shape
+from goldiprox.data.files import Checked, FileReader, FileStore, UndecodableError, image_shape
+from goldiprox.data.messages import first_line
+from goldiprox.data.modes import LOOKED_AT
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import CACHE, absent, data_roots, stratified_test_rows
 from goldiprox.data.store import Dataset, ImageStore, make_dataset
@@ -31,7 +32,7 @@ def is_image_folder(path: Path) -> bool:
     """Whether a folder has folders with images in them, or a ``train`` folder that has."""
     for place in (path / "train", path):
         for folder in sorted(place.iterdir()) if place.is_dir() else []:
-            if folder.is_dir() and any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
+            if folder.is_dir() and any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*")):
                 return True
     return False
 
@@ -152,7 +153,7 @@ def _clothing(place: Path, lists: Path, reading: Reading, checked: Checked | Non
         (CLOTHING_FILES[1], CLOTHING_FILES[3]),
     ):
         known = _labels(lists / values)
-        listed = [line.strip() for line in (lists / keys).read_text().splitlines() if line.strip()]
+        listed = [line.strip() for line in _lines(lists / keys) if line.strip()]
         for key in listed:
             if key not in known:
                 raise DataError(f"{lists / keys}: {key} has no label in {values}")
@@ -162,7 +163,7 @@ def _clothing(place: Path, lists: Path, reading: Reading, checked: Checked | Non
     english = lists / "category_names_eng.txt"
     classes: Sequence[str] = CLOTHING_CLASSES
     if english.is_file():
-        classes = [line.strip() for line in english.read_text().splitlines() if line.strip()]
+        classes = [line.strip() for line in _lines(english) if line.strip()]
     if repeated := len(names) - len(set(names)):
         raise DataError(f"{lists}: {repeated} keys are listed twice; an id must be one image")
     size = CLOTHING_SIZE if reading.image_size is None else reading.image_size
@@ -173,10 +174,19 @@ def _clothing(place: Path, lists: Path, reading: Reading, checked: Checked | Non
     return replace(dataset, holdout_mode="reuse", holdout_share=0.1)
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as text ({first_line(error)}); get the file again"
+        ) from error
+
+
 def _labels(path: Path) -> dict[str, int]:
     """Lines ``images/0/00/1.jpg 5``."""
     found: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         parts = line.split()
         if not parts:
             continue
@@ -273,11 +283,26 @@ def files_dataset(
 def _first_shape(
     root: Path, names: Sequence[str], reading: Reading, size: int | None
 ) -> tuple[int, int, int]:
-    """The shape of the first image; where such images are skipped, of the first that is one."""
-    for name in names[:-1] if reading.skip_unreadable else ():
-        with suppress(DataError):
-            return image_shape(root / name, size)
-    return image_shape(root / names[-1 if reading.skip_unreadable else 0], size)
+    """The shape of the first image, in colour if one of the first images is.
+
+    Where unreadable images are skipped it is the first one that can be read.
+    """
+    found: tuple[int, int, int] | None = None
+    for number, name in enumerate(names):
+        try:
+            shape = image_shape(root / name, size)
+        except UndecodableError:
+            # Later on the image is named when its turn comes; here it only cannot be asked.
+            if found is None and (not reading.skip_unreadable or number == len(names) - 1):
+                raise
+            continue
+        found = found or shape
+        if shape[0] == 3:
+            return (3, *found[1:])
+        if number >= LOOKED_AT:
+            break
+    assert found is not None
+    return found
 
 
 def _size(path: Path) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from goldiprox.data.messages import first_line
 from goldiprox.data.parquet import find_shards, read_texts
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import CACHE, absent, data_roots, download_timeout, from_parquet
@@ -129,7 +130,25 @@ def _read_tsv(task: _Task, place: Path) -> Dataset:
         path = place / name
         if not path.is_file():
             raise DataError(f"{path} missing beside train.tsv")
-        before = len(texts)
+        found = _rows(task, path)
+        texts += [text for text, _ in found]
+        labels += [label for _, label in found]
+        counts.append(len(found))
+    return make_dataset(
+        task.name, TextStore(texts), torch.tensor(labels), torch.arange(counts[0], sum(counts)),
+        class_names=task.classes, source=str(place),
+    )  # fmt: skip
+
+
+def _rows(task: _Task, path: Path) -> list[tuple[str, int]]:
+    """Sentences and labels of one of GLUE's tables.
+
+    Raises:
+        DataError: naming the file and the line.
+    """
+    found: list[tuple[str, int]] = []
+    number = 0
+    try:
         with path.open(encoding="utf-8", newline="") as stream:
             # Quotation marks are part of the sentences.
             rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -141,10 +160,10 @@ def _read_tsv(task: _Task, place: Path) -> Dataset:
                         f"{path}: line {number} has no sentence and label 0 or 1 in columns "
                         f"{task.text + 1} and {task.label + 1}; get the file again"
                     )
-                texts.append(row[task.text].strip())
-                labels.append(int(row[task.label]))
-        counts.append(len(texts) - before)
-    return make_dataset(
-        task.name, TextStore(texts), torch.tensor(labels), torch.arange(counts[0], sum(counts)),
-        class_names=task.classes, source=str(place),
-    )  # fmt: skip
+                found.append((row[task.text].strip(), int(row[task.label])))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read behind line {number} ({first_line(error)}); it has to be a "
+            "table in UTF-8 with tabs; get the file again"
+        ) from error
+    return found

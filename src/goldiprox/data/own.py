@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.data.messages import first_line
+from goldiprox.data.modes import refuse_wide
 from goldiprox.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import stratified_test_rows
@@ -117,6 +118,7 @@ def _label(label: Any, where: str) -> int:
 def _pixels(value: Any, where: str) -> Tensor:
     """One image, CHW."""
     if not isinstance(value, Tensor):
+        refuse_wide(value, where)
         if getattr(value, "mode", "L") not in ("L", "RGB"):
             value = value.convert("RGB")
         array = np.array(value)
@@ -167,11 +169,16 @@ def from_hub(name: str, reading: Reading) -> Dataset:
         (
             splits[part]
             for part in ("test", "validation")
-            if part in splits and len(splits[part]) and min(splits[part][label]) >= 0
+            if part in splits and len(splits[part]) and _labelled(splits[part][label])
         ),
         None,
     )
     return from_items(f"hub:{name}", train, test, class_names=names, reading=reading)
+
+
+def _labelled(labels: Sequence[Any]) -> bool:
+    """Whether a split has labels; of what is no number its items are asked, one by one."""
+    return not any(isinstance(label, int) and label < 0 for label in labels)
 
 
 def _column(where: str, given: str | None, known: Sequence[str], present: Any) -> str:

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from goldiprox.data.messages import first_line
+from goldiprox.data.modes import GREY_MODES, LOOKED_AT, UNDECODABLE, refuse_wide
 from goldiprox.data.settings import Reading
 from goldiprox.schema import DataError
 
@@ -41,8 +42,6 @@ SUBFOLDERS = ("", "plain_text", "data", "default")
 """Where the hub's data sets and its converted copies put their files."""
 BATCH_BYTES = 1 << 20
 THREADED_PIXELS = 96 * 96
-GREY_MODES = {"1", "L", "LA"}
-WIDE_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +49,7 @@ class ParquetImages:
     """What was read: the training files' rows first, then the test files' rows.
 
     Attributes:
-        images_NCHW: uint8; 1 channel if the first image is greyscale, else 3.
+        images_NCHW: uint8; 1 channel if the first images are greyscale, else 3.
         labels_N: int64 labels, not negative.
         train_count: how many rows came from the training files.
         class_names: names from the files' metadata, where it has them.
@@ -246,7 +245,7 @@ def read_images(
             row = 0
             for encoded in _encoded_batches(path, file, column):
                 if images is None:
-                    mode = _mode(path, encoded[0])
+                    mode = _mode(path, encoded)
                     first = _decode(path, 0, encoded[0], mode)
                     height, width, channels = first.shape
                     images = np.empty((sum(counts), channels, height, width), np.uint8)
@@ -360,10 +359,13 @@ def _encoded_batches(path: Path, file: Any, column: str) -> Any:
         raise DataError(f"{path}: damaged ({first_line(error)}); get the file again") from error
 
 
-def _mode(path: Path, encoded: bytes | None) -> str:
-    """The mode of the whole data set, from its first image."""
-    with _image(path, 0, encoded) as image:
-        return "L" if image.mode in GREY_MODES else "RGB"
+def _mode(path: Path, encoded: Sequence[bytes | None]) -> str:
+    """The mode of the whole data set, from its first images."""
+    for row, one in enumerate(encoded[:LOOKED_AT]):
+        with _image(path, row, one) as image:
+            if image.mode not in GREY_MODES:
+                return "RGB"
+    return "L"
 
 
 def _image(path: Path, row: int, encoded: bytes | None) -> Image.Image:
@@ -373,21 +375,17 @@ def _image(path: Path, row: int, encoded: bytes | None) -> Image.Image:
         )
     try:
         return Image.open(io.BytesIO(encoded))
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"{path}: row {row} is no image that can be decoded") from error
 
 
 def _decode(path: Path, row: int, encoded: bytes | None, mode: str) -> NDArray[np.uint8]:
     """One image, height x width x channels."""
     with _image(path, row, encoded) as image:
-        if image.mode in WIDE_MODES:
-            raise DataError(
-                f"{path}: row {row} has more than 8 bits per channel (mode {image.mode}); "
-                "convert the images to 8 bits"
-            )
+        refuse_wide(image, f"{path}: row {row}")
         try:
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except UNDECODABLE as error:
             raise DataError(
                 f"{path}: row {row}: the image cannot be decoded ({first_line(error)})"
             ) from error

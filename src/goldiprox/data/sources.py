@@ -158,6 +158,11 @@ def _names_or_numbers(path: Path, found: ParquetImages | ParquetTexts) -> tuple[
                 f"{len(found.class_names)} classes"
             )
         return found.class_names
+    if highest >= len(found.labels_N):  # more classes than examples, before room is made for them
+        raise DataError(
+            f"{path}: labels go up to {highest}, but there are {len(found.labels_N)} examples; "
+            "number the classes 0, 1, 2, ... without gaps, or name another --label-column"
+        )
     present = torch.bincount(found.labels_N[: found.train_count], minlength=highest + 1)
     if empty := (present == 0).nonzero().flatten().tolist():
         raise DataError(

@@ -59,15 +59,16 @@ def with_ids(
 
     Args:
         dataset: anything with ``len`` and indexing by int; works under a DataLoader with workers.
-        ids: one distinct integer per item; None numbers the items 0, 1, 2, ... Give them for a
-            subset, whose positions are not the ids of the whole.
+        ids: one distinct integer per item, at least 0 and below 2**62; None numbers the items 0,
+            1, 2, ... Give them for a subset, whose positions are not the ids of the whole.
         key: the field that holds the id in a mapping.
 
     Returns:
         The wrapped data set.
 
     Raises:
-        ConfigError: if the data set has no length, or ids are not one distinct integer per item.
+        ConfigError: if the data set has no length, or ids are not one distinct integer per item,
+            or out of range.
     """
     try:
         count = len(dataset)
@@ -83,4 +84,10 @@ def with_ids(
     distinct = len(torch.unique(ids_N))
     if distinct != count:
         raise ConfigError(f"only {distinct} of {count} ids are distinct")
-    return WithIds(dataset, ids_N.to(torch.int64), key)
+    ids_N = ids_N.to(torch.int64)
+    if count and not 0 <= int(ids_N.min()) <= int(ids_N.max()) < 2**62:
+        raise ConfigError(
+            f"ids go from {int(ids_N.min())} to {int(ids_N.max())}; they must be at least 0 and "
+            "below 2**62: number the items"
+        )
+    return WithIds(dataset, ids_N, key)

@@ -34,6 +34,7 @@ from goldiprox.evidence.gradients import (
     gradient_norms,
     logit_gradient_norms,
     penultimate_features,
+    require_vectors,
     scaled_by_features,
 )
 from goldiprox.evidence.mode import (
@@ -110,6 +111,10 @@ class _Outputs:
         """The targets, or a DataError that says where labels belong."""
         return require_targets((self.ids_B, None, self.targets_B))
 
+    def classes(self) -> Tensor:
+        """The same, or a ConfigError if they are no class numbers."""
+        return Evidence(ids_B=self.ids_B, targets_B=self.labels()).classes()
+
 
 def _put(room: Tensor | None, part: Tensor, rows: int) -> Tensor:
     """Write rows behind the first ``rows`` of a buffer, which is made or enlarged where needed."""
@@ -134,7 +139,7 @@ def _told(outputs: _Outputs, wanted: Collection[str]) -> dict[str, Tensor]:
         if "loss_B" in wanted:
             told["loss_B"] = _losses(log_probs_BC, outputs)
         if not LOGIT_NORM_FIELDS.isdisjoint(wanted):
-            bound_B = logit_gradient_norms(log_probs_BC, outputs.labels())
+            bound_B = logit_gradient_norms(log_probs_BC, outputs.classes())
             told["grad_norm_bound_B"] = bound_B
             if outputs.feature_norm_B is not None:
                 told["grad_norm_last_layer_B"] = scaled_by_features(
@@ -223,6 +228,8 @@ class ScoringPass:
         ids_B = ids_of(batch)
         size = int(ids_B.shape[0])
         wanted = FORWARD_FIELDS.intersection(needs)
+        if wanted:  # in a loop of one's own they may have stayed on the host
+            ids_B = ids_B.to(device_of(self.model), non_blocking=True)
         found: dict[str, Tensor | None] = {"targets_B": targets_of(batch), **(known or {})}
         if wanted:
             self._check(size, wanted)
@@ -328,7 +335,7 @@ class ScoringPass:
         for part in parts:
             logits.append(self._logits(self.model, part).float())
             if last is not None and "features_BD" in wanted:
-                features.append(last.features_BD.float())
+                features.append(require_vectors(last.features_BD, len(logits[-1])).float())
             if last is not None and "grad_norm_last_layer_B" in wanted:
                 # Here, while the features are in the cache; and they need not be kept.
                 norms.append(feature_norms(last.features_BD, len(logits[-1])).float())

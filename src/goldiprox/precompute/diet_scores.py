@@ -238,7 +238,7 @@ SCORES: dict[str, Score] = {
             source="Toneva et al. 2018, sign turned",
             needs=frozenset({"log_probs_BC"}),
             function=lambda evidence: missing_margin(
-                evidence.need("log_probs_BC"), evidence.need("targets_B")
+                evidence.need("log_probs_BC"), evidence.classes()
             ),
         ),
         Score(

@@ -103,6 +103,7 @@ class Clock:
 
     def __init__(self, device: torch.device, ledger: Ledger) -> None:
         self.ledger = ledger
+        self._device = device
         self._cuda = device.type == "cuda"
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -120,7 +121,7 @@ class Clock:
 
     def _peak(self) -> int:
         if self._cuda:
-            return int(torch.cuda.max_memory_allocated())
+            return int(torch.cuda.max_memory_allocated(self._device))
         kibi = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibi
 
@@ -144,7 +145,8 @@ class _Span:
 
     def __enter__(self) -> _Span:
         if self._begin is not None:
-            self._begin[1].record()
+            # On the run's own device, which need not be the current one.
+            self._begin[1].record(torch.cuda.current_stream(self._clock._device))
         self._started = time.perf_counter()
         return self
 
@@ -159,7 +161,7 @@ class _Span:
         if self._begin is not None:
             phase, begin = self._begin
             end = torch.cuda.Event(enable_timing=True)
-            end.record()
+            end.record(torch.cuda.current_stream(self._clock._device))
             self._clock._pending.append((phase, begin, end))
         else:
             cost.seconds += time.perf_counter() - self._started

@@ -32,9 +32,6 @@ MAGIC = b"ARROW1"
 
 Floats = npt.NDArray[np.float32]
 
-SPARSE = 64
-"""A table whose highest id is more than this many times its rows would be a file of holes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class MappedTable(Table):
@@ -183,7 +180,7 @@ def write_mapped(table: ScoreTable, path: Path) -> None:
         GoldiproxError: if the file cannot be written.
     """
     size = int(table.ids_N.max(initial=-1)) + 1
-    if size > SPARSE * max(len(table), 1 << 14):
+    if table.is_sparse:
         raise TableError(
             f"a table of {len(table):,} rows whose ids reach {size - 1:,} would map to "
             f"{4 * size * len(table.columns) / 1e9:.3g} GB of holes; keep it as Parquet"

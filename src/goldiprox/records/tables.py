@@ -31,6 +31,9 @@ IRREDUCIBLE_LOSS = "irreducible_loss"
 PROBE = "probe.parquet"
 """In a run's folder: losses of a part of the training set after each epoch."""
 
+SPARSE = 64
+"""Highest id for each row from which on ids are searched for instead of being addresses."""
+
 METADATA_KEY = b"goldiprox"
 FORMAT = 1
 
@@ -142,6 +145,16 @@ class ScoreTable(Table):
         return tuple(self.columns)
 
     @cached_property
+    def _by_id(self) -> npt.NDArray[np.int64]:
+        """Rows in the order of their ids."""
+        return np.argsort(self.ids_N)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether ids are hashes or the like, for which addresses would be mostly holes."""
+        return int(self.ids_N.max(initial=-1)) >= SPARSE * max(len(self), 1 << 14)
+
+    @cached_property
     def _row_of_id(self) -> npt.NDArray[np.int64]:
         """Dense index from id to row, -1 where there is none: O(1) a look-up, no Python loop."""
         row_of_id = np.full(int(self.ids_N.max(initial=-1)) + 1, -1, dtype=np.int64)
@@ -158,9 +171,14 @@ class ScoreTable(Table):
         Raises:
             TableError: if an id is missing, naming how many and the first.
         """
-        size = self._row_of_id.shape[0]
-        inside = (ids >= 0) & (ids < size)
-        found = np.where(inside, self._row_of_id[np.where(inside, ids, 0)] if size else -1, -1)
+        if self.is_sparse:
+            order = self._by_id
+            places = np.minimum(np.searchsorted(self.ids_N, ids, sorter=order), len(self) - 1)
+            found = np.where(self.ids_N[order[places]] == ids, order[places], -1)
+        else:
+            size = self._row_of_id.shape[0]
+            inside = (ids >= 0) & (ids < size)
+            found = np.where(inside, self._row_of_id[np.where(inside, ids, 0)] if size else -1, -1)
         if found.size and found.min() < 0:
             missing = ids[found < 0]
             raise TableError(
@@ -186,12 +204,16 @@ class ScoreTable(Table):
         return torch.from_numpy(values)
 
     def lookup(self, column: str) -> Lookup:
-        """Look values up in a dense copy of the column that follows the ids to their device.
+        """Look values up in a copy of the column that follows the ids to their device.
+
+        Dense, an id being an address, unless the ids are sparse: then they are searched for.
 
         Raises:
             TableError: if there is no such column.
         """
         self._require_column(column)
+        if self.is_sparse:
+            return _Searched(self.ids_N[self._by_id], self.columns[column][self._by_id])
         # At id + 1; ids below or above the table's land on the NaN at its ends.
         dense = np.full(int(self.ids_N.max(initial=-1)) + 3, np.nan, dtype=np.float32)
         dense[self.ids_N + 1] = self.columns[column]
@@ -293,6 +315,23 @@ class ScoreTable(Table):
             provenance=header["provenance"],
             path=path,
         )
+
+
+class _Searched:
+    """Values by id, for ids that are too sparse to be addresses: O(log N) an id."""
+
+    def __init__(self, ids_N: npt.NDArray[np.int64], values_N: npt.NDArray[np.float32]) -> None:
+        """Keep both, in the order of the ids."""
+        self._ids_N = torch.from_numpy(ids_N)
+        self._values_N = torch.from_numpy(values_N)
+
+    def __call__(self, ids_B: Tensor) -> Tensor:
+        if self._ids_N.device != ids_B.device:  # once, not every step
+            self._ids_N = self._ids_N.to(ids_B.device)
+            self._values_N = self._values_N.to(ids_B.device)
+        places_B = torch.searchsorted(self._ids_N, ids_B).clamp_(max=len(self._ids_N) - 1)
+        values_B = self._values_N[places_B]
+        return values_B.masked_fill(self._ids_N[places_B] != ids_B, torch.nan)
 
 
 def _header(table: pa.Table) -> dict[str, Any] | None:

@@ -94,7 +94,7 @@ class CalibratedReducibleLoss:
         if len(evidence) == 0:
             return Selection.of(evidence.ids_B, evidence.ids_B)
         log_probs_BC = evidence.need("log_probs_BC").double()
-        targets_B = evidence.need("targets_B")
+        targets_B = evidence.classes()
         past = self.log_sharpness
         start = log_probs_BC.new_zeros(()) if past is None else past.to(log_probs_BC.device)
         steps = FIRST_STEPS if past is None else LATER_STEPS

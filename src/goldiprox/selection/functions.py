@@ -159,7 +159,7 @@ def label_losses(evidence: Evidence) -> Tensor:
 
 
 def _label_loss(log_probs_BC: Tensor, evidence: Evidence) -> Tensor:
-    return -log_probs_BC.gather(1, evidence.need("targets_B").unsqueeze(1)).squeeze(1)
+    return -log_probs_BC.gather(1, evidence.classes().unsqueeze(1)).squeeze(1)
 
 
 def _mean_log_probs(log_probs_KBC: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class ClassBalanced:
         order_B = scores_B
         if self.temperature is not None:
             order_B = perturbed(scores_B, self.temperature, evidence.ids_B, generator)
-        positions_k = round_robin(evidence.need("targets_B"), order_B, evidence.ids_B, k)
+        positions_k = round_robin(evidence.classes(), order_B, evidence.ids_B, k)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
 
 
@@ -180,7 +180,7 @@ class DiverseGradients:
         # In the order of ids, so that the order of the pool does not matter.
         by_id_B = evidence.ids_B.argsort()
         probs_BC = evidence.need("log_probs_BC").index_select(0, by_id_B).exp()
-        targets_B1 = evidence.need("targets_B")[by_id_B].unsqueeze(1)
+        targets_B1 = evidence.classes()[by_id_B].unsqueeze(1)
         errors_BC = probs_BC.scatter_add(1, targets_B1, -torch.ones_like(probs_BC[:, :1]))
         features_BD = evidence.need("features_BD").index_select(0, by_id_B).to(errors_BC.dtype)
         inner_BB = errors_BC @ errors_BC.T

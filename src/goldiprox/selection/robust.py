@@ -84,7 +84,7 @@ class ClassRobust:
         device = evidence.ids_B.device
         loss_B = label_losses(evidence).double()
         irreducible_B = evidence.need("irreducible_B").double()
-        targets_B = evidence.need("targets_B")
+        targets_B = evidence.classes()
         # One check for both, as one sum would hide an infinity behind another.
         require_finite(loss_B.abs() + irreducible_B.abs(), evidence.ids_B, "excess loss")
         if self.log_weights_C is None:

@@ -243,7 +243,7 @@ class ImportanceSampling:
 
 
 def _gain(probs_B: Tensor) -> Tensor:
-    """By how much a uniform batch would have to grow for the same variance (at least 1)."""
+    """Their tau, at least 1; a uniform batch would have to grow by its square for this variance."""
     square = probs_B.square().sum()
     distance = (probs_B - 1.0 / probs_B.shape[0]).square().sum()
     left = (1.0 - distance / square).clamp(min=1e-12)

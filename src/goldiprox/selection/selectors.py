@@ -246,8 +246,11 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def score_all(score: ScoreFunction, evidence: Evidence) -> Tensor:
-    """Scores of a pool, refused if one is not finite: scores_B."""
-    return require_finite(score(evidence), evidence.ids_B, score_name(score))
+    """Scores of a pool, refused if one is not finite: scores_B, float32 or float64."""
+    scores_B = score(evidence)
+    if scores_B.requires_grad or scores_B.element_size() < 4:  # of a score of the user's own
+        scores_B = scores_B.detach().float()
+    return require_finite(scores_B, evidence.ids_B, score_name(score))
 
 
 def score_name(score: ScoreFunction) -> str:

@@ -69,9 +69,11 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
     Raises:
         NonFinite: naming the weight and the last step.
     """
-    for name, value in model.state_dict().items():
-        if not bool(value.isfinite().all()):
-            raise NonFinite(
-                f"{name} became NaN or infinite in step {step}, although the loss was "
-                "finite; lower the learning rate, or look for an infinite gradient"
-            )
+    # A buffer may well hold infinities (a mask of attention does), but training makes no NaN there.
+    bad = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    bad += [name for name, value in model.named_buffers() if bool(value.isnan().any())]
+    if bad:
+        raise NonFinite(
+            f"{bad[0]} became NaN or infinite in step {step}, although the loss was finite; lower "
+            "the learning rate, or look for an infinite gradient"
+        )

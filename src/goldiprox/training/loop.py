@@ -226,8 +226,9 @@ class Loop:
         except ValueError as error:
             raise ConfigError(
                 f"the last pool of an epoch has {last} candidates, of which 1 is chosen, and this "
-                f"model's BatchNorm cannot train on a batch of one; choose a --pool that leaves a "
-                f"larger rest of {len(self.task.train)} examples"
+                f"model's BatchNorm cannot train on a batch of one; choose a "
+                f"{'--batch' if self.config.pool_size == self.config.batch else '--pool'} that "
+                f"leaves a larger rest of {len(self.task.train)} examples"
             ) from error
 
     def describe(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from goldiprox.batch import Batch, default_logits, ids_of, take
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.evidence.mode import BatchNormMode, Precision
+from goldiprox.evidence.mode import BatchNormMode, Precision, device_of
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
 from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
@@ -143,6 +143,10 @@ class Chooser:
         ids_B = ids_of(batch)
         if k is None:
             k = how_many(ids_B.numel(), self.share)
+        if self.method.needs_forward:  # evidence is where the model is, ids may be on the host
+            ids_B = ids_B.to(device_of(self._scoring.model), non_blocking=True)
+        if known:
+            known = {field: _evidence(value, ids_B.device) for field, value in known.items()}
         if self._irreducible is not None and "irreducible_B" not in (known or {}):
             known = {**(known or {}), "irreducible_B": self._irreducible(ids_B)}
         samples = "mc_log_probs_KBC" in self.method.needs
@@ -203,6 +207,12 @@ class Chooser:
                 f"pool (first: {id_list(absent, 3)}); make one for this data with: "
                 "goldiprox irreducible"
             ) from None
+
+
+def _evidence(value: Tensor, device: torch.device) -> Tensor:
+    """What a loop of one's own knows, such as the losses of its forward pass: numbers only."""
+    value = value.detach().to(device)
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
 def _method(name: str) -> Method:

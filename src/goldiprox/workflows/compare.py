@@ -110,7 +110,7 @@ def compare(
                 "seconds do not count: compare it under --protocol paper, which charges it"
             )
     needs_table = any(entry.method.needs_irreducible_model for entry in arms)
-    if table is not None and needs_table:
+    if table is not None:  # also where no method needs it: the gallery shows its highest losses
         require_fitting(table, splits)
 
     settings = comparison_settings(splits, config, irreducible, table)

@@ -26,6 +26,7 @@ from goldiprox.evidence.gradients.last_layer import (
     last_layer_gradient_norms,
     logit_gradient_norms,
     penultimate_features,
+    require_vectors,
     scaled_by_features,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "last_layer_gradient_norms",
     "logit_gradient_norms",
     "penultimate_features",
+    "require_vectors",
     "run_model",
     "scaled_by_features",
     "tangent_kernel",

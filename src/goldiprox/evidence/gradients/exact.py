@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter
+from torch.utils.checkpoint import CheckpointError
 
 from goldiprox.evidence.gradients.fallback import (
     examples_of,
@@ -26,6 +27,7 @@ from goldiprox.evidence.gradients.fallback import (
 from goldiprox.evidence.gradients.ledger import Ledger
 from goldiprox.evidence.gradients.products import accumulation_dtype
 from goldiprox.evidence.gradients.tape import BATCH_STATISTICS, Call, Probe, Tape, reachable
+from goldiprox.evidence.mode import device_of
 from goldiprox.schema import ConfigError
 
 __all__ = [
@@ -106,7 +108,7 @@ def gradient_norms(
         ConfigError: if BatchNorm would use the batch's statistics, or an embedding depends on its
             batch (``max_norm``, ``scale_grad_by_freq``); if the loss is not one number for each
             example; if no parameter is trainable; if a random layer (dropout) is active
-            in a model that needs a second pass.
+            in a model that needs a second pass; if activations are checkpointed.
 
     Source: Goodfellow 2015 (arXiv:1510.01799), Rochette et al. 2019 (arXiv:1912.06015),
         Bu et al. 2022 (arXiv:2205.10683).
@@ -124,7 +126,13 @@ def gradient_norms(
         parts = []
         for start in range(0, count, size):
             chunk = slice(start, min(start + size, count))
-            parts.append(engine.norms(rows(inputs, chunk), rows(targets, chunk)))
+            try:
+                parts.append(engine.norms(rows(inputs, chunk), rows(targets, chunk)))
+            except CheckpointError as error:
+                raise ConfigError(
+                    "exact gradient norms cannot be taken through activation checkpointing; switch "
+                    "it off for scoring, or choose by grad-norm-last-layer or grad-norm-bound"
+                ) from error
     names = list(engine.parameters)
     slow = sorted(engine.slow)
     return GradientPass(
@@ -156,12 +164,13 @@ class Engine:
 
     def probe(self, inputs: Any) -> None:
         """Run the first example to learn which axes hold examples, and whether chance enters."""
-        before, one = _random_state(), rows(inputs, slice(0, 1))
+        device = device_of(self.model)
+        before, one = _random_state(device), rows(inputs, slice(0, 1))
         with Probe(self.parameters.values()) as seen:
             self._forward(self.model, one)
         self._calls = seen.calls
-        self._random = not all(map(torch.equal, before, _random_state()))
-        _set_random_state(before)
+        self._random = not all(map(torch.equal, before, _random_state(device)))
+        _set_random_state(before, device)
 
     @property
     def is_random(self) -> bool:
@@ -287,23 +296,24 @@ def _join_outputs(parts: list[Any]) -> Any:
     return torch.cat(parts) if all(isinstance(part, Tensor) for part in parts) else parts
 
 
-def _random_state() -> list[Tensor]:
+def _random_state(device: torch.device) -> list[Tensor]:
     states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
-        states.append(torch.cuda.get_rng_state())
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
     return states
 
 
-def _set_random_state(states: list[Tensor]) -> None:
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
-        torch.cuda.set_rng_state(states[1])
+        torch.cuda.set_rng_state(states[1], device)
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put back buffers and the random state, whatever the forward pass does to them."""
-    random_state = _random_state()
+    device = device_of(model)
+    random_state = _random_state(device)
     buffers = [
         (module._buffers, name, buffer, buffer._version, buffer.clone())
         for module in model.modules()
@@ -318,4 +328,4 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 if buffer._version != version:
                     buffer.copy_(copy)
                 owner[name] = buffer
-        _set_random_state(random_state)
+        _set_random_state(random_state, device)

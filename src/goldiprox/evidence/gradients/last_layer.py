@@ -81,6 +81,21 @@ def scaled_by_features(bound_B: Tensor, norm_B: Tensor, *, bias: bool) -> Tensor
     return bound_B * (torch.hypot(norm_B, norm_B.new_ones(())) if bias else norm_B)
 
 
+def require_vectors(features_BD: Tensor, size: int) -> Tensor:
+    """Hand features through, if there is one vector for each of ``size`` examples.
+
+    Raises:
+        ConfigError: if not, as where the last linear layer runs on every token.
+    """
+    if features_BD.dim() != 2 or features_BD.shape[0] != size:
+        raise ConfigError(
+            f"the last linear layer's inputs have the shape {tuple(features_BD.shape)}; needed is "
+            f"one vector for each of the {size} examples: the model must end in a linear layer "
+            "that runs once an example"
+        )
+    return features_BD
+
+
 def feature_norms(features_BD: Tensor, size: int) -> Tensor:
     """Norm of the last layer's inputs, ||h||.
 
@@ -94,11 +109,7 @@ def feature_norms(features_BD: Tensor, size: int) -> Tensor:
     Raises:
         ConfigError: if the features are not one vector for each example.
     """
-    if features_BD.dim() != 2 or features_BD.shape[0] != size:
-        raise ConfigError(
-            f"features have shape {tuple(features_BD.shape)}; the last layer's norm needs one "
-            f"vector for each of the {size} examples"
-        )
+    features_BD = require_vectors(features_BD, size)
     wide = torch.promote_types(features_BD.dtype, torch.float32)
     norm_B: Tensor = torch.linalg.vector_norm(features_BD, dim=1, dtype=wide)
     return norm_B
