@@ -204,6 +204,25 @@ def test_a_whole_step_of_choosing_waits_at_most_once(name, network, make_table):
     assert len(waits[1]) <= allowed, waits[1]
 
 
+@pytest.mark.parametrize("name", ["loss", "rho-loss", "grad-norm-bound", "irreducible"])
+def test_ids_may_stay_on_the_host(name, network, make_table):
+    ids, table = torch.randperm(100, generator=stream(1))[:40], make_table(range(100))
+    inputs = torch.randn(40, 16, generator=stream(2))
+    labels = torch.randint(0, 4, (40,), generator=stream(3))
+    chooser = Chooser(network("here"), name, share=0.2, irreducible=table)
+    expected = chooser((ids, inputs, labels))
+    with PretendedDevice():
+        chooser = Chooser(network(PLACE), name, share=0.2, irreducible=table)
+        found = chooser((ids, There(inputs), There(labels)))
+    assert torch.equal(here(found.batch[0]), expected.batch[0])
+    assert torch.equal(here(found.batch[1]), expected.batch[1])
+    assert torch.equal(here(found.selection.ids_k), expected.selection.ids_k)
+
+
+def here(tensor):
+    return tensor.here if isinstance(tensor, There) else tensor
+
+
 @pytest.mark.parametrize("name", ["loss@filtered", "divbs@filtered", "jest@filtered"])
 def test_a_filter_adds_one_wait_for_how_many_are_left(name, make_evidence):
     for waits in choose_there(name, make_evidence(64), 6):
