@@ -90,6 +90,17 @@ class LearnerConfig:
     """BatchNorm in the scoring pass: statistics of the pool (batch, the paper's setting) or the
     stored ones (running). Neither moves the stored statistics."""
 
+    feature_layer: str | None = None
+    """Name of the linear layer whose inputs are an example's features, for methods that need them
+    (divbs, grad-norm-last-layer); the last one that runs unless given."""
+
+    dropout_samples: int = 10
+    """Dropout masks that a method samples where it needs any (bald, conditional-entropy); 10 in
+    the RHO-LOSS paper."""
+
+    dropout_shared: bool = True
+    """Whether all candidates of a pool share each sample's masks."""
+
     companion_model: str = "auto"
     """The small model that some methods train beside the target, or before it; auto: small-cnn for
     colour images unless the target is an MLP, else mlp-128; for texts bag-of-embeddings, on the
@@ -100,7 +111,8 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            "epochs", "steps", "pool", "scoring_micro_batch", "max_length", "evaluate_every"
+            "epochs", "steps", "pool", "scoring_micro_batch", "max_length", "evaluate_every",
+            "dropout_samples",
         ):  # fmt: skip
             _at_least_one(name, getattr(self, name))
         if not (math.isfinite(self.lr) and self.lr > 0):

@@ -283,3 +283,39 @@ def test_a_last_layer_that_runs_on_every_token_has_no_features_of_examples(data)
     inputs, targets = data
     with pytest.raises(ConfigError, match="one vector for each"):
         Chooser(Tokens(), "divbs")((torch.arange(N), inputs, targets))
+
+
+def test_the_layer_of_the_features_may_be_named(model, data):
+    inputs, targets = data
+    seen = []
+    own = Method(
+        name="mine", selector=TopK(lambda e: seen.append(e.features_BD) or e.loss_B),
+        needs=frozenset({"loss_B", "features_BD"}), summary="", source="me", cost="",
+    )  # fmt: skip
+    for layer, width in ((None, 8), ("2", 8), ("0", D)):
+        Chooser(model, own, feature_layer=layer)((torch.arange(N), inputs, targets))
+        assert seen[-1].shape == (N, width)
+    chooser = Chooser(model, own, feature_layer="7")
+    with pytest.raises(ConfigError, match=r'"7" is no linear layer of the model.*0, 2'):
+        chooser((torch.arange(N), inputs, targets))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_dropout_masks_are_as_many_as_asked_and_shared_where_asked(shared):
+    dropped = nn.Sequential(nn.Dropout(0.5), nn.Linear(D, C))
+    seen = []
+    own = Method(
+        name="mine",
+        selector=TopK(lambda e: seen.append(e.mc_log_probs_KBC) or e.mc_log_probs_KBC[0, :, 0]),
+        needs=frozenset({"mc_log_probs_KBC"}), summary="", source="me", cost="",
+    )  # fmt: skip
+    pool = (torch.arange(N), torch.ones(N, D), torch.zeros(N, dtype=torch.int64))
+    chooser = Chooser(dropped, own, dropout_samples=3, dropout_shared=shared)
+    assert chooser.passes == (3, 0)
+    chooser(pool)
+    (samples_KBC,) = seen
+    assert samples_KBC.shape == (3, N, C)
+    alike = (samples_KBC == samples_KBC[:, :1]).all(2).all(1)  # equal inputs, equal masks
+    assert alike.tolist() == [shared] * 3
+    with pytest.raises(ConfigError, match="0 dropout samples"):
+        Chooser(dropped, own, dropout_samples=0)

@@ -22,6 +22,7 @@ from goldiprox.schema import ConfigError
         ({"steps": -1}, "--steps is -1"),
         ({"pool": 0}, "--pool is 0"),
         ({"scoring_micro_batch": 0}, "--scoring-micro-batch is 0"),
+        ({"dropout_samples": 0}, "--dropout-samples is 0"),
         ({"lr": 0.0}, "--lr is 0.0"),
         ({"lr": math.nan}, "--lr is nan"),
         ({"lr": math.inf}, "--lr is inf"),

@@ -187,7 +187,7 @@ class ScoringPass:
     ) -> None:
         if mc_samples < 1:
             raise ConfigError(
-                f"mc_samples is {mc_samples}; it must be at least 1, the paper has 10"
+                f"{mc_samples} dropout samples; at least 1 is needed, the paper has 10"
             )
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"micro_batch is {micro_batch}; it must be at least 1, or None")

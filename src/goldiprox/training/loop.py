@@ -155,6 +155,9 @@ class Loop:
             precision=resolve_precision(config.scoring_precision, self.device),
             micro_batch=config.scoring_micro_batch,
             batchnorm=config.scoring_batchnorm,
+            feature_layer=config.feature_layer,
+            dropout_samples=config.dropout_samples,
+            dropout_shared=config.dropout_shared,
         )
         self.ledger = Ledger()
         self.clock = Clock(self.device, self.ledger)

@@ -67,9 +67,14 @@ class Chooser:
         logits: how to get logits_BC from ``(model, batch)``, where the default does not fit.
         per_example_loss: how to get loss_B from ``(model, batch)``, for any loss that is not
             cross-entropy on logits.
+        feature_layer: name of the linear layer whose inputs are an example's features, for methods
+            that need them; the last one that runs unless given.
+        dropout_samples: how many dropout masks are sampled, for methods that need any.
+        dropout_shared: whether all candidates of a pool share each sample's masks.
 
     Raises:
-        ConfigError: for an unknown method, a share outside (0, 1], or a table that is missing.
+        ConfigError: for an unknown method, a share outside (0, 1], a table that is missing, or no
+            dropout samples.
     """
 
     def __init__(
@@ -85,6 +90,9 @@ class Chooser:
         batchnorm: BatchNormMode = "batch",
         logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
         per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
+        feature_layer: str | None = None,
+        dropout_samples: int = 10,
+        dropout_shared: bool = True,
     ) -> None:
         if not 0 < share <= 1:
             raise ConfigError(f"share is {share}; it must be in (0, 1], such as 0.1")
@@ -103,6 +111,9 @@ class Chooser:
             batchnorm=batchnorm,
             logits=logits,
             per_example_loss=per_example_loss,
+            feature_layer=feature_layer,
+            mc_samples=dropout_samples,
+            mc_consistent=dropout_shared,
         )
         self._irreducible = self._lookup(irreducible) if self.method.needs_irreducible else None
 
