@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.lines import Line2D
 from rich.console import Console
 from test_report_cases import CASES, HOSTILE, METHODS, budget, comparison, no_uniform, nobody, write
 
 from goldiprox.report import formats
+from goldiprox.report.canvas import canvas, put_legend
 from goldiprox.report.figures import chosen_figure, cost_figure, method_styles, quality_figure
 from goldiprox.report.html import write_report
 from goldiprox.report.tables import ledger_table, method_table
@@ -276,3 +278,20 @@ def test_a_table_from_elsewhere_says_that_its_cost_is_unknown(tmp_path):
 def test_seconds_measured_in_company_are_marked(tmp_path):
     assert "comparisons ran at a time" not in write(tmp_path / "alone", comparison())
     assert "up to 3 comparisons ran at a time" in write(tmp_path / "three", comparison(processes=3))
+
+
+def test_a_legend_of_long_names_stays_inside_the_figure() -> None:
+    made = comparison()
+    for entry, name in zip(made["methods"], ("a", "b", "c", "d", "e"), strict=False):
+        entry["method"] = f"rho-loss@class-balanced@filtered-{name}"
+    with canvas() as figure:
+        styles = method_styles([entry["method"] for entry in made["methods"]])
+        put_legend(
+            figure,
+            [Line2D([], [], label=name, color=style.color) for name, style in styles.items()],
+        )
+        (legend,) = figure.legends
+        assert legend.get_window_extent().width <= figure.bbox.width
+        short = [Line2D([], [], label=name) for name in "abcd"]
+        put_legend(figure, short)
+        assert figure.legends[-1]._ncols == 3

@@ -57,19 +57,27 @@ def canvas(height: float = HEIGHT) -> Iterator[Figure]:
         yield Figure(figsize=(WIDTH, height), layout="constrained")
 
 
+FITS = 0.97
+"""Part of a figure's width that a legend may take: a reader's letters may be wider than ours."""
+
+
 def put_legend(
     figure: Figure, handles: Sequence[Line2D | Patch], handlelength: float = 2.9
 ) -> None:
-    """A legend above the axes."""
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=3,
-        handlelength=handlelength,
-        columnspacing=1.1,
-        borderpad=0.0,
-        labelspacing=0.35,
-    )
+    """A legend above the axes, in as many columns as fit, three at most."""
+    for columns in (3, 2, 1):
+        legend = figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=columns,
+            handlelength=handlelength,
+            columnspacing=1.1,
+            borderpad=0.0,
+            labelspacing=0.35,
+        )
+        if columns == 1 or legend.get_window_extent().width <= FITS * figure.bbox.width:
+            return
+        legend.remove()
 
 
 def slug(name: str) -> str:
