@@ -3,8 +3,8 @@
 Every method that chooses at each step, from pools of 320, 32 of them, on an MLP (784-512-512-10,
 with dropout where a method samples masks). The choice alone (the selector on ready evidence, and
 the look-up of irreducible losses) and a whole step of the reference loop take turns. For divbs the
-product of the features with themselves, which no way of choosing by it can do without, is timed as
-well.
+product of the features with themselves and the picks, each of which waits for the one before, are
+timed as well: what no way of choosing by it can do without.
 
 Run: python benchmarks/method_overhead.py
 """
@@ -22,6 +22,7 @@ from goldiprox.config import TrainConfig
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import Evidence
 from goldiprox.seeds import stream
+from goldiprox.selection.groups import _greedy
 from goldiprox.selection.joint import sigmoid_pair_losses
 from goldiprox.selection.methods import METHODS, Method, method
 from goldiprox.selection.plans import pools
@@ -93,7 +94,10 @@ def in_the_loop(name: str) -> dict[str, Work]:
     kinds = {"choice": choosing(entry, seen[-1], looked_up), "step": loop.one_step}
     if name == "divbs":
         features_BD = seen[-1].need("features_BD")
+        errors_BC = seen[-1].need("log_probs_BC").exp()
+        gram_BB = (features_BD @ features_BD.T * (errors_BC @ errors_BC.T)).numpy()
         kinds["of which features x features"] = lambda: features_BD @ features_BD.T
+        kinds["of which the picks"] = lambda: _greedy(gram_BB, CHOSEN, 1e-5)
     return kinds
 
 
