@@ -44,6 +44,13 @@ def test_links_lead_to_files(page: str) -> None:
             assert (path.parent / target).exists(), f"{page}: {target}"
 
 
+def test_commands_name_no_folder_of_the_machine_that_ran_them() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if line.startswith("    goldiprox"):
+                assert not any(word.startswith("/") for word in line.split()), f"{page}: {line}"
+
+
 def test_tables_are_those_of_the_results() -> None:
     done = subprocess.run(
         [sys.executable, "experiments/tables.py", "--check"],
