@@ -28,6 +28,7 @@ def entry(
         "seed_numbers": list(range(len(final))) if seeds is None else list(seeds),
         "final_accuracy": spread,
         "best_accuracy": {"mean": best},
+        "curve": [{"accuracy": {"mean": best - 0.1}}, {"accuracy": {"mean": best}}],
         "steps_to_target": {"reached": reached, "mean_curve": at},
         "seconds_to_target": {"charged": {"values": list(took or [10 / charged] * len(final))}},
         "speedup_over_uniform": {**SAME, **speedup},
@@ -215,3 +216,12 @@ def test_under_a_budget_only_seeds_that_both_have_are_paired():
     assert paid is True, sentence
     rho = entry("rho-loss", final=(0.7, 0.9), seeds=(7, 8))
     assert "does not tell" in verdict(uniform, rho, protocol="budget")[1]
+
+
+def test_what_seeds_reach_one_by_one_is_not_what_their_mean_reaches():
+    """The mean of each seed's own best may lie above a target that the mean curve never sees."""
+    core = entry("svp-k-center", at=None, best=0.799, reached=3, **NEVER)
+    core["best_accuracy"] = {"mean": 0.82}
+    paid, sentence = verdict(entry("uniform"), core)
+    assert paid is False
+    assert "at best 79.9 % on average, it does not reach the target of 80.0 %; 3 of 3" in sentence
