@@ -46,8 +46,14 @@ class Keeping:
 
 
 def splits_of(data: DataConfig) -> Splits:
-    """Load a data set and split it, as configured on the command line."""
-    config = DataConfig(**asdict(data))
+    """Load a data set and split it, as configured on the command line; say what became of it."""
+    splits = _loaded(DataConfig(**asdict(data)))
+    for note in splits.dataset.notes:
+        print(note, file=sys.stderr, flush=True)
+    return splits
+
+
+def _loaded(config: DataConfig) -> Splits:
     if not config.skip_unreadable:
         return splits_for(config)
     with Shown() as shown:

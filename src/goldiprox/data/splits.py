@@ -145,6 +145,7 @@ class Splits:
             "source": self.dataset.source,
             "fingerprint": self.dataset.fingerprint,
             "left_out": self.dataset.left_out,
+            "notes": [note.to_json() for note in self.dataset.notes],
             "example_shape": list(self.dataset.store.example_shape),
             "num_classes": self.num_classes,
             "class_names": list(self.dataset.class_names),

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from goldiprox.data.notes import Note
 from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
 from goldiprox.data.settings import HoldoutMode
 from goldiprox.data.text import TextPreprocessor
@@ -187,6 +188,8 @@ class Dataset:
         groups_N: int64 group of each row, for audits, -1 where it has none; None where no group
             column was named.
         group_names: what the groups are called.
+        notes: what the reader left out of the data or did to it; printed by the commands and kept
+            in the manifest.
     """
 
     name: str
@@ -205,6 +208,7 @@ class Dataset:
     left_out: int = 0
     groups_N: Tensor | None = None
     group_names: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.store)
@@ -264,6 +268,7 @@ def make_dataset(
     preprocess: Preprocess | None = None,
     contents: Iterable[bytes] | None = None,
     groups: Sequence[Any] | None = None,
+    notes: Sequence[Note] = (),
 ) -> Dataset:
     """Put a data set together and check that its parts fit; use it to register your own.
 
@@ -282,6 +287,7 @@ def make_dataset(
             sizes of files; not needed for images and texts in memory.
         groups: the group of each row, of any kind that is equal and printed as it should be; rows
             beyond its end have none.
+        notes: what was left out of the data or done to it.
 
     Returns:
         The data set, with fingerprint, and channel means over the training rows.
@@ -324,6 +330,7 @@ def make_dataset(
         left_out=0 if left_out is None else len(left_out),
         groups_N=None if groups is None else _numbered(groups, numbers, len(store)),
         group_names=tuple(str(group) for group in numbers),
+        notes=tuple(notes),
     )
 
 
