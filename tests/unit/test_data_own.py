@@ -133,7 +133,7 @@ def test_any_map_style_data_set_becomes_one():
     [
         ((torch.zeros(1, 4, 4), 0), "take transforms off"),
         ((np.zeros((5, 4), np.uint8), 0), r"shape \(1, 5, 4\), the first item \(1, 4, 4\)"),
-        ((np.zeros((4, 4), np.uint8), "cat"), "label 'cat', a whole number expected"),
+        ((np.zeros((4, 4), np.uint8), "cat"), "label 'cat', a text, but mine: train item 0 has 0"),
         ((np.zeros((4, 4), np.uint8), -1), "label -1"),
         ((Image.fromarray(np.zeros((4, 4), np.uint16)), 0), "more than 8 bits per channel"),
         (("text", 0), "unlike the first item"),
@@ -178,12 +178,17 @@ def test_the_hub_is_read_through_its_library(monkeypatch):
     assert asked == [("nyu-mll/glue", "sst2")]
     assert dataset.class_names == ("n", "y")
     assert (len(dataset.train_rows), len(dataset.test_rows)) == (10, 6)  # test has no labels
+    assert [str(note) for note in dataset.notes] == [
+        "left out: the split test, which has no labels: 4"
+    ]
 
     def named(path, configuration):
         return {"train": split(10), "test": split(4, "good")}
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=named))
-    assert "test item 0 has the label 'good', a whole number expected" in error("hub:a/b")
+    assert "test item 0 has the label 'good', a text, but hub:a/b: train item 0 has 0" in error(
+        "hub:a/b"
+    )
 
     def offline(*_):
         raise ConnectionError("no route\nto host")

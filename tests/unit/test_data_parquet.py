@@ -172,12 +172,10 @@ def with_bad(row: int, bad: bytes | None) -> list[bytes | None]:
         ),
         (GOOD, [0, 1] * 6, {"image": "photo"}, ["no image column", "img, image", "photo, label"]),
         (GOOD, [0, 1] * 6, {"label": "y"}, ["no label column", "img, y"]),
-        (GOOD, [0, 1, 2, None] * 3, {}, ["3 labels are null", "first: row 3"]),
-        (GOOD, [0, 1, -1, 0] * 3, {}, ["3 negative labels", "-1 in row 2", "unlabelled"]),
-        (GOOD, [0.5, 1.0] * 6, {}, ["column label holds double, integers"]),
-        (GOOD, ["cat", "dog"] * 6, {}, ["column label holds string, integers"]),
-        (GOOD, [0, 3] * 6, {}, ["labels go up to 3", "2 class(es)", "first: 1"]),
-        (GOOD, [0, 2] * 6, {"names": ["a", "b"]}, ["label 2 found", "only 2 classes"]),
+        (GOOD, [0, 1, 2, None] * 3, {}, ["row 3 has no label (3 such)"]),
+        (GOOD, [0, 1, -1, 0] * 3, {}, ["row 2 has the label -1 (3 such)", "unlabelled"]),
+        (GOOD, [0.5, 1.0] * 6, {}, ["row 0 has the label 0.5", "no whole number"]),
+        (GOOD, [0, 2] * 6, {"names": ["a", "b"]}, ["row 1 has the label 2", "only 2 classes"]),
         ([], pa.array([], pa.int64()), {}, ["no rows"]),
     ],
 )  # fmt: skip
@@ -188,11 +186,22 @@ def test_damaged_data_is_named_by_file_and_row(tmp_path, encoded, labels, option
         assert part in message
 
 
-def test_a_label_column_of_numbers_that_are_no_classes_is_refused(tmp_path):
-    image = png(pixels(1, 8)[0])
-    path = write(tmp_path / "a.parquet", [image] * 10, [0, 10**12] * 5)
-    with pytest.raises(DataError, match=r"labels go up to 10+, but there are 10 examples"):
-        load(str(path))
+def test_labels_that_are_not_0_to_c_become_classes_and_it_is_said(tmp_path):
+    for labels, names in (([900, 5] * 6, ("5", "900")), (["dog", "cat"] * 6, ("cat", "dog"))):
+        dataset = load(str(write(tmp_path / "a.parquet", GOOD, labels)))
+        assert dataset.class_names == names
+        assert dataset.labels_N.tolist() == [1, 0] * 6
+        assert f"{names[0]} is class 0, {names[1]} is class 1" in str(dataset.notes[0])
+
+
+def test_published_classes_stay_where_a_part_of_the_data_lacks_some(tmp_path):
+    few = [png(one) for one in pixels(20)]
+    for part in ("train", "test"):
+        write(tmp_path / f"{part}.parquet", few, [2, 7] * 10)
+    dataset = load("cifar10", data_dir=tmp_path)
+    assert dataset.labels_N[:2].tolist() == [2, 7]
+    assert dataset.class_names[7] == "horse"
+    assert "classes without a training example: 8 (first: airplane," in str(dataset.notes[0])
 
 
 def test_rows_are_counted_within_their_own_file(tmp_path):
@@ -238,7 +247,7 @@ def test_pages_that_are_damaged_are_named(tmp_path):
 
 def test_a_column_of_another_type_is_named(tmp_path):
     path = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"image": [[1, 2], [3, 4]], "label": [0, 1]}), path)
+    pq.write_table(pa.table({"image": [[1, 2], [3, 4]] * 2, "label": [0, 1] * 2}), path)
     assert "column image holds list" in error(path)
 
 

@@ -123,13 +123,13 @@ def _find(kind: _Kind, data_dir: Path | None) -> Dataset:
 def _read_cifar(kind: _Kind, place: Path, train: list[Path], test: list[Path]) -> Dataset:
     if not test:
         raise DataError(f"{place}: {train[0].name} found, but no test*.parquet beside it")
-    found = read_images(train, test, Reading(label_column=kind.label))
+    found = read_images(train, test, Reading(label_column=kind.label), kind.classes)
     shape = tuple(found.images_NCHW.shape[1:])
     if shape != (3, 32, 32):
         raise DataError(
             f"{place}: images of shape {shape} found, (3, 32, 32) expected of {kind.name}"
         )
-    return from_parquet(kind.name, place, found, kind.classes)
+    return from_parquet(kind.name, place, found)
 
 
 def _torchvision_cifar(kind: _Kind, root: Path) -> Dataset:

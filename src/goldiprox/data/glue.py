@@ -118,8 +118,8 @@ def _read(task: _Task, place: Path) -> Dataset | None:
         return None
     if not test:
         raise DataError(f"{place}: {train[0].name} found, but no validation*.parquet beside it")
-    found = read_texts(train, test, Reading(input_column="sentence", label_column="label"))
-    return from_parquet(task.name, place, found, task.classes)
+    columns = Reading(input_column="sentence", label_column="label")
+    return from_parquet(task.name, place, read_texts(train, test, columns, task.classes))
 
 
 def _read_tsv(task: _Task, place: Path) -> Dataset:

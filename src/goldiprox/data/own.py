@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
+from goldiprox.data.labels import RawLabels, plain_value, read_labels
 from goldiprox.data.messages import first_line
 from goldiprox.data.modes import refuse_wide
+from goldiprox.data.notes import Note
 from goldiprox.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import stratified_test_rows
 from goldiprox.data.store import Dataset, TextStore, make_dataset
+from goldiprox.data.text_columns import as_text
 from goldiprox.schema import DataError
 
 __all__ = ["from_hub", "from_items"]
+
+UNLABELLED = (-1, "")
+"""What the hub's data sets hold, besides nulls, where an example has no label."""
 
 
 def from_items(
@@ -39,7 +47,8 @@ def from_items(
             texts; a transform that makes floats must be taken off.
         test: likewise; None takes a fifth of every class for testing.
         holdout: likewise; None if it has no holdout set of its own.
-        class_names: one a class; ``train.classes`` if it has them, else numbers.
+        class_names: one a class; the data set's own if it has them (``classes`` or a feature's
+            ``names``), else what :func:`goldiprox.data.labels.read_labels` makes of the labels.
         reading: names the columns of mappings, and a group column if there is one.
 
     Returns:
@@ -50,17 +59,19 @@ def from_items(
     """
     reading = reading or Reading()
     inputs: list[Any] = []
-    labels: list[int] = []
+    labels: list[RawLabels] = []
     groups: list[Any] = []
     counts = []
     for what, part in (("train", train), ("test", test), ("holdout", holdout)):
         counts.append(0 if part is None else len(part))
+        values: list[Any] = []
         for number in range(counts[-1]):
             where = f"{name}: {what} item {number}"
             value, label, group = _fields(part[number], where, reading)
-            inputs.append(value if isinstance(value, str) else _pixels(value, where))
-            labels.append(_label(label, where))
-            groups.append(group)
+            text = as_text(value)
+            inputs.append(_pixels(value, where) if text is None else text)
+            values.append(label)
+            groups.append(plain_value(group))
             if type(inputs[-1]) is not type(inputs[0]):
                 raise DataError(f"{where} is a {type(value).__name__}, unlike the first item")
             if isinstance(inputs[0], Tensor) and inputs[-1].shape != inputs[0].shape:
@@ -68,23 +79,42 @@ def from_items(
                     f"{where} has the shape {tuple(inputs[-1].shape)}, the first item "
                     f"{tuple(inputs[0].shape)}; resize all images to one size"
                 )
+        labels.append(RawLabels(values=values, where=name, unit=f"{what} item"))
     if not counts[0]:
         raise DataError(f"{name}: no training items")
-    labels_N = torch.tensor(labels, dtype=torch.int64)
-    if class_names is None:
-        numbers = [str(label) for label in range(int(labels_N.max()) + 1)]
-        class_names = getattr(train, "classes", None) or numbers
+    classes = read_labels(labels, 1, class_names or _own_names(train, reading))
     first, second = counts[0], counts[0] + counts[1]
+    test_rows = torch.arange(first, second)
+    if test is None:
+        test_rows = stratified_test_rows(classes.labels_N[:first])
     return make_dataset(
         name,
         TextStore(inputs) if isinstance(inputs[0], str) else torch.stack(inputs),
-        labels_N,
-        stratified_test_rows(labels_N[:first]) if test is None else torch.arange(first, second),
-        class_names=class_names,
+        classes.labels_N,
+        test_rows,
+        class_names=classes.class_names,
         source=type(train).__name__,
         holdout_rows=None if holdout is None else torch.arange(second, sum(counts)),
         groups=groups if reading.group_column else None,
+        notes=classes.notes,
     )
+
+
+def _own_names(data: Any, reading: Reading) -> tuple[str, ...] | None:
+    """The names that a data set has for its classes; those of the whole for a part of one."""
+    while isinstance(data, Subset):
+        data = data.dataset
+    names = getattr(data, "classes", None)
+    features = getattr(data, "features", None)
+    if names is None and isinstance(features, Mapping):
+        known = [reading.label_column] if reading.label_column else LABEL_COLUMNS
+        label = next((features[column] for column in known if column in features), None)
+        names = getattr(label, "names", None)
+    if isinstance(names, np.ndarray):
+        names = names.tolist()
+    if not isinstance(names, list | tuple) or not names:
+        return None
+    return tuple(", ".join(name) if isinstance(name, tuple) else str(name) for name in names)
 
 
 def _fields(item: Any, where: str, reading: Reading) -> tuple[Any, Any, Any]:
@@ -103,16 +133,6 @@ def _fields(item: Any, where: str, reading: Reading) -> tuple[Any, Any, Any]:
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(f"{where} is a {type(item).__name__}; (input, label) expected")
     return item[0], item[1], None
-
-
-def _label(label: Any, where: str) -> int:
-    try:
-        number = int(label)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where} has the label {label!r}, a whole number expected") from error
-    if number < 0:
-        raise DataError(f"{where} has the label {number}; an unlabelled item cannot be used")
-    return number
 
 
 def _pixels(value: Any, where: str) -> Tensor:
@@ -164,21 +184,25 @@ def from_hub(name: str, reading: Reading) -> Dataset:
         raise DataError(f"hub:{name}: no split train, only {', '.join(splits)}")
     train = splits["train"]
     label = _column(f"hub:{name}", reading.label_column, LABEL_COLUMNS, train.features)
-    names = getattr(train.features[label], "names", None)
-    test = next(
-        (
-            splits[part]
-            for part in ("test", "validation")
-            if part in splits and len(splits[part]) and _labelled(splits[part][label])
-        ),
-        None,
-    )
-    return from_items(f"hub:{name}", train, test, class_names=names, reading=reading)
+    test, notes = None, []
+    for part in ("test", "validation"):
+        if part not in splits or not len(splits[part]):
+            continue
+        if not _is_labelled(splits[part][label]):
+            notes.append(
+                Note(f"left out: the split {part}, which has no labels", len(splits[part]))
+            )
+        elif test is None:
+            test = splits[part]
+        else:
+            notes.append(Note(f"left out: the split {part}, beside test", len(splits[part])))
+    dataset = from_items(f"hub:{name}", train, test, reading=reading)
+    return replace(dataset, notes=(*notes, *dataset.notes))
 
 
-def _labelled(labels: Sequence[Any]) -> bool:
-    """Whether a split has labels; of what is no number its items are asked, one by one."""
-    return not any(isinstance(label, int) and label < 0 for label in labels)
+def _is_labelled(labels: Iterable[Any]) -> bool:
+    """Whether a split has labels; where only some are missing, reading it names the first."""
+    return not all(label is None or label in UNLABELLED for label in labels)
 
 
 def _column(where: str, given: str | None, known: Sequence[str], present: Any) -> str:

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from goldiprox.data.labels import Labels, RawLabels, read_labels
 from goldiprox.data.messages import first_line
 from goldiprox.data.modes import GREY_MODES, LOOKED_AT, UNDECODABLE, refuse_wide
 from goldiprox.data.settings import Reading
+from goldiprox.data.text_columns import as_text, is_bytes, is_text, text_column
 from goldiprox.schema import DataError
 
 __all__ = [
@@ -50,15 +52,13 @@ class ParquetImages:
 
     Attributes:
         images_NCHW: uint8; 1 channel if the first images are greyscale, else 3.
-        labels_N: int64 labels, not negative.
+        labels: of all rows.
         train_count: how many rows came from the training files.
-        class_names: names from the files' metadata, where it has them.
     """
 
     images_NCHW: Tensor
-    labels_N: Tensor
+    labels: Labels
     train_count: int
-    class_names: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,15 +67,13 @@ class ParquetTexts:
 
     Attributes:
         texts: an Arrow column of strings.
-        labels_N: int64 labels, not negative.
+        labels: of all rows.
         train_count: how many rows came from the training files.
-        class_names: names from the files' metadata, where it has them.
     """
 
     texts: pa.ChunkedArray
-    labels_N: Tensor
+    labels: Labels
     train_count: int
-    class_names: tuple[str, ...] | None
 
 
 def find_shards(
@@ -118,59 +116,60 @@ def find_shards(
 
 
 def holds_texts(path: Path, reading: Reading) -> bool:
-    """Whether a file's input column holds texts."""
+    """Whether a file's input column holds texts; bytes are looked at unless their name tells."""
     file = _open(path)
     for name in _named(reading.input_column, (*IMAGE_COLUMNS, *TEXT_COLUMNS)):
         if name in file.schema_arrow.names:
-            return is_text(file.schema_arrow.field(name).type)
+            kind = file.schema_arrow.field(name).type
+            if name in IMAGE_COLUMNS or not is_bytes(kind):
+                return is_text(kind)
+            return name in TEXT_COLUMNS or _begins_with_text(path, file, name)
     return False
 
 
-def is_text(kind: Any) -> bool:
-    """Whether an Arrow type is one of strings."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _begins_with_text(path: Path, file: Any, column: str) -> bool:
+    try:
+        batch = next(file.iter_batches(batch_size=1, columns=[column]), None)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+    return batch is not None and all(as_text(v) is not None for v in batch.column(0).to_pylist())
 
 
-def read_texts(train: Sequence[Path], test: Sequence[Path], reading: Reading) -> ParquetTexts:
+def read_texts(
+    train: Sequence[Path],
+    test: Sequence[Path],
+    reading: Reading,
+    class_names: Sequence[str] | None = None,
+) -> ParquetTexts:
     """Read texts and labels.
 
     Args:
         train: Parquet files of the training set, at least one.
         test: Parquet files of the test set.
         reading: names columns, where the user does.
+        class_names: of the classes, where they do not come from the files.
 
     Returns:
         Texts and labels.
 
     Raises:
-        DataError: if a column is missing or of another type, or a text or label is null.
+        DataError: if a column is missing or of another type, or a text or label is null or none.
     """
     paths = [*train, *test]
-    known = _named(reading.label_column, LABEL_COLUMNS)
+    files = [(path, _open(path)) for path in paths]
     chunks: list[Any] = []
-    labels, names = [], set()
-    for path in paths:
-        file = _open(path)
+    counts = []
+    for path, file in files:
         name = _column(path, file, _named(reading.input_column, TEXT_COLUMNS), "text")
-        kind = file.schema_arrow.field(name).type
-        if not is_text(kind):
-            raise DataError(f"{path}: column {name} holds {kind}, texts expected")
-        texts = _read_column(path, file, name)
-        if texts.null_count:
-            row = texts.to_pylist().index(None)
-            raise DataError(f"{path}: {texts.null_count} texts are null (first: row {row})")
-        chunks += texts.cast(pa.large_string()).chunks
-        labels.append(_read_labels(path, file, known))
-        names.add(_class_names(path, file, known))
-    if len(names) > 1:
-        raise DataError(f"{paths[0].parent}: the files disagree on the names of the classes")
-    if not sum(len(part) for part in labels):
+        texts = text_column(_read_column(path, file, name), f"{path}: column {name}")
+        chunks += texts.chunks
+        counts.append(len(texts))
+    if not sum(counts):
         raise DataError(f"{paths[0]}: no rows")
     return ParquetTexts(
         texts=pa.chunked_array(chunks, pa.large_string()),
-        labels_N=torch.from_numpy(np.concatenate(labels)),
-        train_count=sum(len(part) for part in labels[: len(train)]),
-        class_names=names.pop(),
+        labels=_read_labels(files, len(train), reading, class_names),
+        train_count=sum(counts[: len(train)]),
     )
 
 
@@ -202,11 +201,18 @@ def _read_column(path: Path, file: Any, column: str) -> Any:
     try:
         return file.read(columns=[column]).column(column)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged ({first_line(error)}); get the file again") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged ({first_line(error)}); get the file again")
 
 
 def read_images(
-    train: Sequence[Path], test: Sequence[Path], reading: Reading | None = None
+    train: Sequence[Path],
+    test: Sequence[Path],
+    reading: Reading | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> ParquetImages:
     """Decode all images into one array that is reserved beforehand.
 
@@ -216,31 +222,28 @@ def read_images(
         train: Parquet files of the training set, at least one.
         test: Parquet files of the test set.
         reading: names columns, where the user does.
+        class_names: of the classes, where they do not come from the files.
 
     Returns:
         Images and labels.
 
     Raises:
-        DataError: if a column is missing or of another type, a label is null, negative or no
-            integer, an image cannot be decoded or has another size than the first, or files
-            disagree on class names; the message names file and row.
+        DataError: if a column is missing or of another type, a label is null or none, an image
+            cannot be decoded or has another size than the first, or files disagree on class
+            names; the message names file and row.
     """
     paths = [*train, *test]
     reading = reading or Reading()
-    known = _named(reading.label_column, LABEL_COLUMNS)
-    files = [_open(path) for path in paths]
-    labels = [_read_labels(path, file, known) for path, file in zip(paths, files, strict=True)]
-    names = {_class_names(path, file, known) for path, file in zip(paths, files, strict=True)}
-    if len(names) > 1:
-        raise DataError(f"{paths[0].parent}: the files disagree on the names of the classes")
-    counts = [len(part) for part in labels]
+    files = [(path, _open(path)) for path in paths]
+    counts = [file.metadata.num_rows for _, file in files]
     if not sum(counts):
         raise DataError(f"{paths[0]}: no rows")
+    labels = _read_labels(files, len(train), reading, class_names)
     images: NDArray[np.uint8] | None = None
     start = 0
     workers = min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        for path, file in zip(paths, files, strict=True):
+        for path, file in files:
             column = _column(path, file, _named(reading.input_column, IMAGE_COLUMNS), "image")
             row = 0
             for encoded in _encoded_batches(path, file, column):
@@ -265,9 +268,8 @@ def read_images(
     assert images is not None
     return ParquetImages(
         images_NCHW=torch.from_numpy(images),
-        labels_N=torch.from_numpy(np.concatenate(labels)),
+        labels=labels,
         train_count=sum(counts[: len(train)]),
-        class_names=names.pop(),
     )
 
 
@@ -316,23 +318,24 @@ def _class_names(path: Path, file: Any, known: Sequence[str]) -> tuple[str, ...]
     return tuple(str(name) for name in names) if isinstance(names, list) and names else None
 
 
-def _read_labels(path: Path, file: Any, known: Sequence[str]) -> NDArray[np.int64]:
-    column = _column(path, file, known, "label")
-    kind = file.schema_arrow.field(column).type
-    if not pa.types.is_integer(kind):
-        raise DataError(f"{path}: column {column} holds {kind}, integers 0..C-1 expected")
-    values = _read_column(path, file, column)
-    if values.null_count:
-        row = values.to_pylist().index(None)
-        raise DataError(f"{path}: {values.null_count} labels are null (first: row {row})")
-    labels = np.asarray(values.to_numpy()).astype(np.int64)
-    if len(labels) and labels.min() < 0:
-        row = int(np.argmax(labels < 0))
-        raise DataError(
-            f"{path}: {int((labels < 0).sum())} negative labels (first: {labels[row]} in row "
-            f"{row}); files of unlabelled test examples cannot be used"
-        )
-    return labels
+def _read_labels(
+    files: Sequence[tuple[Path, Any]],
+    train_files: int,
+    reading: Reading,
+    class_names: Sequence[str] | None,
+) -> Labels:
+    """The labels of all files, by the names in their metadata unless others are given."""
+    known = _named(reading.label_column, LABEL_COLUMNS)
+    if class_names is None:
+        names = {_class_names(path, file, known) for path, file in files}
+        if len(names) > 1:
+            raise DataError(f"{files[0][0].parent}: the files disagree on the names of the classes")
+        class_names = names.pop()
+    parts = []
+    for path, file in files:
+        values = _read_column(path, file, _column(path, file, known, "label"))
+        parts.append(RawLabels(values=values, where=str(path)))
+    return read_labels(parts, train_files, class_names)
 
 
 def _encoded_batches(path: Path, file: Any, column: str) -> Any:

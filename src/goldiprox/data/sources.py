@@ -125,51 +125,27 @@ def parquet_path(path: Path, reading: Reading | None = None) -> Dataset:
     else:
         found = read_images(train, test, reading)
     groups = read_groups(train, test, reading.group_column)
-    names = _names_or_numbers(path, found)
-    return from_parquet(path.resolve().stem, path, found, names, groups)
+    return from_parquet(path.resolve().stem, path, found, groups)
 
 
 def from_parquet(
     name: str,
     path: Path,
     found: ParquetImages | ParquetTexts,
-    class_names: tuple[str, ...],
     groups: list[Any] | None = None,
 ) -> Dataset:
     """Make a data set of what was read; without test files, of a part of the training files."""
-    total = len(found.labels_N)
+    labels = found.labels
+    total = len(labels.labels_N)
     if found.train_count < total:
         test_rows = torch.arange(found.train_count, total)
     else:
-        test_rows = stratified_test_rows(found.labels_N)
+        test_rows = stratified_test_rows(labels.labels_N)
     inputs = found.images_NCHW if isinstance(found, ParquetImages) else TextStore(found.texts)
     return make_dataset(
-        name, inputs, found.labels_N, test_rows,
-        class_names=class_names, source=str(path), groups=groups,
+        name, inputs, labels.labels_N, test_rows,
+        class_names=labels.class_names, source=str(path), groups=groups, notes=labels.notes,
     )  # fmt: skip
-
-
-def _names_or_numbers(path: Path, found: ParquetImages | ParquetTexts) -> tuple[str, ...]:
-    highest = int(found.labels_N.max())
-    if found.class_names is not None:
-        if highest >= len(found.class_names):
-            raise DataError(
-                f"{path}: label {highest} found, but its metadata names only "
-                f"{len(found.class_names)} classes"
-            )
-        return found.class_names
-    if highest >= len(found.labels_N):  # more classes than examples, before room is made for them
-        raise DataError(
-            f"{path}: labels go up to {highest}, but there are {len(found.labels_N)} examples; "
-            "number the classes 0, 1, 2, ... without gaps, or name another --label-column"
-        )
-    present = torch.bincount(found.labels_N[: found.train_count], minlength=highest + 1)
-    if empty := (present == 0).nonzero().flatten().tolist():
-        raise DataError(
-            f"{path}: labels go up to {highest}, but {len(empty)} class(es) have no training "
-            f"example (first: {empty[0]}); number the classes 0, 1, 2, ... without gaps"
-        )
-    return tuple(str(label) for label in range(highest + 1))
 
 
 def data_roots(data_dir: Path | None) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from goldiprox.data.notes import Note
+from goldiprox.data.messages import first_line
+from goldiprox.data.notes import Note, note_of
 from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
 from goldiprox.data.settings import HoldoutMode
 from goldiprox.data.text import TextPreprocessor
@@ -293,7 +295,8 @@ def make_dataset(
         The data set, with fingerprint, and channel means over the training rows.
 
     Raises:
-        DataError: if counts differ, a label is out of range, or a part is empty.
+        DataError: if counts differ, a label is out of range, a part is empty, or two classes or
+            groups have one name.
     """
     store = ImageStore(inputs) if isinstance(inputs, Tensor) else inputs
     if labels_N.dtype != torch.int64:
@@ -309,38 +312,82 @@ def make_dataset(
         )
     part_N = _parts(len(store), test_rows, holdout_rows, left_out, source)
     train_rows, test_rows, own_rows, _ = ((part_N == p).nonzero().flatten() for p in range(4))
+    class_names = tuple(class_names)
+    _require_different(class_names, "classes", source)
+    notes = (*notes, *_missing_classes(labels_N, train_rows, test_rows, class_names))
     header = {"shape": [len(store), *store.example_shape], "dtype": str(torch.uint8), "layout": 1}
     if contents is None:
         contents = _contents(store)
     else:
         header["layout"] = 2
-    numbers: dict[Any, int] = {}
+    groups_N: Tensor | None = None
+    group_names: tuple[str, ...] = ()
+    if groups is not None:
+        groups_N, group_names = _numbered(groups, len(store), source)
     return Dataset(
         name=name,
         store=store,
         labels_N=labels_N,
         train_rows=train_rows,
         test_rows=test_rows,
-        class_names=tuple(class_names),
+        class_names=class_names,
         fingerprint=_digest(header, contents, labels_N, part_N),
         preprocess=preprocess or _measure(store, train_rows),
         source=source,
         holdout_rows=None if holdout_rows is None else own_rows,
         holdout_mode="split" if holdout_rows is None else "own",
         left_out=0 if left_out is None else len(left_out),
-        groups_N=None if groups is None else _numbered(groups, numbers, len(store)),
-        group_names=tuple(str(group) for group in numbers),
-        notes=tuple(notes),
+        groups_N=groups_N,
+        group_names=group_names,
+        notes=notes,
     )
 
 
-def _numbered(groups: Sequence[Any], numbers: dict[Any, int], total: int) -> Tensor:
-    """Groups by number, in their order of appearance, which goes into ``numbers``."""
+def _require_different(names: Sequence[str], what: str, source: str) -> None:
+    """Two of one name could not be told apart in anything that is reported."""
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if (earlier := numbers.setdefault(name, number)) != number:
+            raise DataError(
+                f"{source}: the {what} {earlier} and {number} are both named {name!r}; give each "
+                "a name of its own"
+            )
+
+
+def _missing_classes(
+    labels_N: Tensor, train_rows: Tensor, test_rows: Tensor, names: Sequence[str]
+) -> tuple[Note, ...]:
+    """Which classes a part has no example of."""
+    counts = [
+        torch.bincount(labels_N[rows], minlength=len(names)) for rows in (train_rows, test_rows)
+    ]
+    notes: tuple[Note, ...] = ()
+    for count_C, part in zip(counts, ("training", "test"), strict=True):
+        empty = (count_C == 0).nonzero().flatten().tolist()
+        notes += note_of(f"classes without a {part} example", (names[number] for number in empty))
+    return notes
+
+
+def _numbered(groups: Sequence[Any], total: int, source: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Groups by number, in their order of appearance, and what they are called."""
+    numbers: dict[Any, int] = {}
     groups_N = torch.full((total,), -1, dtype=torch.int64)
-    groups_N[: len(groups)] = torch.tensor([numbers.setdefault(g, len(numbers)) for g in groups])
-    return groups_N
+    try:
+        groups_N[: len(groups)] = torch.tensor(
+            # A number that is not one does not equal itself.
+            [numbers.setdefault(g if g == g else NAN, len(numbers)) for g in groups]
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{source}: the group column holds lists or the like ({first_line(error)}); give one "
+            "text or number an example"
+        ) from error
+    names = tuple(g.decode(errors="replace") if isinstance(g, bytes) else str(g) for g in numbers)
+    _require_different(names, "groups", source)
+    return groups_N, names
 
 
+NAN = math.nan  # one object: dictionaries compare by identity first
 TRAIN, TEST, HOLDOUT, LEFT_OUT = range(4)
 MEASURED = 2048
 """Images of a store that is not in memory on which means and deviations are measured."""
