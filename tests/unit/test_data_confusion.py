@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from goldiprox.config import TrainConfig
-from goldiprox.data.confusion import most_confused, parse_pairs, read_matrix, with_digest
+from goldiprox.data.confusion import (
+    most_confused,
+    parse_pairs,
+    read_matrix,
+    with_digest,
+    write_pairs,
+)
 from goldiprox.schema import ConfigError, DataError
 from goldiprox.workflows.confusion import confusion_matrix
 
@@ -86,12 +92,32 @@ def test_pairs_are_names_or_numbers_and_names_win():
     assert parse_pairs("2:0", ("x", "2", "y")) == ((1, 0),)  # the class named 2 is number 1
 
 
+def test_names_of_classes_may_hold_colons_and_commas():
+    names = ("a:b", "a", "x,y", "c", " d")
+    assert parse_pairs("a:b:a", names) == ((0, 1),)
+    assert parse_pairs("x,y:a:b,c:x,y,a:c", names) == ((2, 0), (3, 2), (1, 3))
+    assert parse_pairs(" d:c", names) == ((4, 3),)
+    assert parse_pairs("a:b", ("a", "b", "a:b")) == ((0, 1),)
+    with pytest.raises(ConfigError, match="several ways: give the numbers"):
+        parse_pairs("a:b:c", ("a:b", "c", "a", "b:c"))
+    with pytest.raises(ConfigError, match="can be given by its number"):
+        parse_pairs("a:b:q", names)
+
+
+def test_written_pairs_read_back_where_names_are_other_numbers():
+    for names in (NAMES, ("1", "2", "3", "4", "x")):
+        pairs = ((0, 1), (1, 4), (2, 0))
+        assert parse_pairs(write_pairs(pairs, names), names) == pairs
+    assert write_pairs(pairs, NAMES) == "0:1,1:4,2:0"
+
+
 @pytest.mark.parametrize(
     "pairs, message",
     [
         ("cat", "is no pair"),
         ("cat:dog:owl", "is no pair"),
         ("cat:cow", "no class 'cow'"),
+        ("cat:dog,cat", "'cat' is no pair"),
         ("cat:5", "no class '5': the classes are cat, dog"),
         ("cat:0", "to itself"),
         ("cat:dog,0:4", "flips cat twice"),

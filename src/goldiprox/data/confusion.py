@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from numpy.typing import NDArray
 from goldiprox.data.messages import first_line
 from goldiprox.schema import ConfigError, DataError
 
-__all__ = ["MOST_CONFUSED", "most_confused", "parse_pairs", "read_matrix", "with_digest"]
+__all__ = [
+    "MOST_CONFUSED",
+    "most_confused",
+    "parse_pairs",
+    "read_matrix",
+    "with_digest",
+    "write_pairs",
+]
 
 MOST_CONFUSED = 4
 """How many classes are confused: Mindermann et al. 2022, appendix C, after Rolnick et al. 2017."""
@@ -121,20 +129,29 @@ def parse_pairs(pairs: str, class_names: Sequence[str]) -> tuple[tuple[int, int]
 
     Args:
         pairs: two names or numbers of classes each, a colon between them; commas between pairs.
+            Names may have colons and commas where this can be read in one way only.
         class_names: the data set's; a name wins over a number.
 
     Returns:
         The classes' numbers.
 
     Raises:
-        ConfigError: if a class is unknown, comes first twice, or is paired with itself.
+        ConfigError: if a class is unknown, comes first twice, or is paired with itself, or if the
+            pairs can be read in several ways.
     """
+    numbers = {name: number for number, name in enumerate(class_names)}
+    commas = 2 * max(name.count(",") for name in class_names)
+    ways = set(islice(_ways(pairs.split(","), numbers, commas), 2))
+    if len(ways) > 1:
+        raise ConfigError(
+            f"--noise-pairs {pairs!r} can be read in several ways: give the numbers of the classes "
+            f"instead of their names, 0 to {len(class_names) - 1}"
+        )
+    if not ways:
+        raise _no_pair(pairs, numbers)
     found: dict[int, int] = {}
-    for pair in pairs.split(","):
-        parts = pair.split(":")
-        if len(parts) != 2:
-            raise ConfigError(f"--noise-pairs {pair!r} is no pair: write two classes as cat:dog")
-        true, other = (_class(part.strip(), class_names) for part in parts)
+    for true, other in ways.pop():
+        pair = f"{class_names[true]}:{class_names[other]}"
         if true == other:
             raise ConfigError(f"--noise-pairs {pair!r} flips a class to itself")
         if true in found:
@@ -145,10 +162,64 @@ def parse_pairs(pairs: str, class_names: Sequence[str]) -> tuple[tuple[int, int]
     return tuple(found.items())
 
 
-def _class(text: str, class_names: Sequence[str]) -> int:
-    if text in class_names:
-        return class_names.index(text)
-    if text.isdecimal() and int(text) < len(class_names):
-        return int(text)
-    shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
-    raise ConfigError(f"no class {text!r}: the classes are {shown} (or 0..{len(class_names) - 1})")
+def write_pairs(pairs: Iterable[tuple[int, int]], class_names: Sequence[str]) -> str:
+    """Pairs as :func:`parse_pairs` reads them: numbers, but where one is another class's name.
+
+    Args:
+        pairs: numbers of classes.
+        class_names: the data set's.
+
+    Returns:
+        The pairs as one text.
+    """
+    numbers = {name: number for number, name in enumerate(class_names)}
+
+    def written(number: int) -> str:
+        is_clear = numbers.get(str(number), number) == number
+        return str(number) if is_clear else class_names[number]
+
+    return ",".join(f"{written(true)}:{written(other)}" for true, other in pairs)
+
+
+def _ways(
+    parts: Sequence[str], numbers: Mapping[str, int], commas: int
+) -> Iterator[tuple[tuple[int, int], ...]]:
+    """All ways to read what stands between commas as pairs, which may have commas themselves."""
+    if not parts:
+        yield ()
+    for end in range(1, min(len(parts), commas + 1) + 1):
+        words = ",".join(parts[:end]).split(":")
+        for colon in range(1, len(words)):
+            true = _class(":".join(words[:colon]), numbers)
+            other = _class(":".join(words[colon:]), numbers)
+            if true is not None and other is not None:
+                yield from (((true, other), *rest) for rest in _ways(parts[end:], numbers, commas))
+
+
+def _class(text: str, numbers: Mapping[str, int]) -> int | None:
+    """The number of a class by name or number; None if there is no such class."""
+    for name in (text, text.strip()):
+        if name in numbers:
+            return numbers[name]
+    text = text.strip()
+    is_number = text.isdecimal() and int(text) < len(numbers)
+    return int(text) if is_number else None
+
+
+def _no_pair(pairs: str, numbers: Mapping[str, int]) -> ConfigError:
+    """Why a text cannot be read as pairs."""
+    remedy = "a class can be given by its number as well"
+    for pair in pairs.split(","):
+        parts = pair.split(":")
+        if len(parts) != 2:
+            return ConfigError(
+                f"--noise-pairs {pair!r} is no pair: write two classes as cat:dog; {remedy}"
+            )
+        for part in parts:
+            if _class(part, numbers) is None:
+                shown = ", ".join([*numbers][:10]) + (", ..." if len(numbers) > 10 else "")
+                return ConfigError(
+                    f"no class {part.strip()!r}: the classes are {shown} "
+                    f"(or numbers, 0..{len(numbers) - 1})"
+                )
+    return ConfigError(f"--noise-pairs {pairs!r} are no pairs of classes; {remedy}")

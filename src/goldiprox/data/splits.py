@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goldiprox.data.confusion import most_confused, parse_pairs, read_matrix, with_digest
+from goldiprox.data.confusion import (
+    most_confused,
+    parse_pairs,
+    read_matrix,
+    with_digest,
+    write_pairs,
+)
 from goldiprox.data.examples import Examples
 from goldiprox.data.noise import corrupt_by_matrix, corrupt_pairs, corrupt_uniform, duplicate
 from goldiprox.data.preprocess import Preprocess
@@ -283,7 +289,7 @@ def _resolved(dataset: Dataset, config: DataConfig) -> DataConfig:
     pairs = config.noise_pairs
     if config.confusion is not None:
         matrix = read_matrix(config.confusion, dataset.class_names)
-        pairs = ",".join(f"{true}:{other}" for true, other in most_confused(matrix))
+        pairs = write_pairs(most_confused(matrix), dataset.class_names)
         if not pairs:
             raise ConfigError(f"--confusion {config.confusion}: no class is taken for another")
     return replace(
