@@ -150,7 +150,7 @@ def test_plain_numbers_that_do_not_serve_are_refused(splits, tmp_path):
 def test_files_that_are_no_tables_are_refused(splits, tmp_path):
     with pytest.raises(TableError, match="does not exist"):
         table_from_values(splits, tmp_path / "no.csv")
-    with pytest.raises(TableError, match=r"must end in \.csv or \.parquet"):
+    with pytest.raises(TableError, match=r"must end in \.csv, \.tsv or \.parquet"):
         table_from_values(splits, tmp_path / "losses.xlsx")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(TableError, match="damaged"):
@@ -158,3 +158,99 @@ def test_files_that_are_no_tables_are_refused(splits, tmp_path):
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(TableError, match="is a folder"):
         table_from_values(splits, tmp_path / "folder.parquet")
+
+
+@pytest.fixture
+def plain(make_tiny_splits):
+    """Splits without copies."""
+    return make_tiny_splits()
+
+
+def rows_of(splits, start=0):
+    """Lines of a file that gives row r the value r / 8."""
+    count = len(splits.train.store)
+    return [(row + start, row / 8) for row in range(count)]
+
+
+FORMS = {
+    "commas": (",", ".", "utf-8"),
+    "a mark": (",", ".", "utf-8-sig"),
+    "european": (";", ",", "utf-8"),
+    "semicolons": (";", ".", "utf-8"),
+    "tabs in UTF-16": ("\t", ",", "utf-16"),
+    "commas in UTF-16": (",", ".", "utf-16"),
+    "UTF-32": (",", ".", "utf-32"),
+    "spaces": (", ", ".", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_files_of_spreadsheets_are_read(plain, tmp_path, form):
+    separator, point, encoding = FORMS[form]
+    lines = [f"id{separator}irreducible_loss{separator}note"]
+    lines += [
+        f"{row}{separator}{str(value).replace('.', point)}{separator}x"
+        for row, value in rows_of(plain)
+    ]
+    path = tmp_path / "v.csv"
+    path.write_bytes("\n".join(lines).encode(encoding))
+    table = table_from_values(plain, path)
+    np.testing.assert_array_equal(table.columns[IRREDUCIBLE_LOSS], table.ids_N / 8)
+    is_usual = separator.strip() == "," and encoding.startswith("utf-8")
+    assert ("separated by" in table.provenance["made_by"]) == (separator in (";", "\t"))
+    assert (table.provenance["made_by"] == "the column irreducible_loss of v.csv") == is_usual
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        (b"id,irreducible_loss,irreducible_loss\n0,1,2\n", "2 columns irreducible_loss; keep one"),
+        (b"id,irreducible_loss\n0,1,5\n", "separated by commas: .*decimal commas.*semicolons"),
+        ("id,irreducible_loss\n0,1\n".encode("utf-16")[2:], "not a text in UTF-8; save it"),
+        (b"\xff\xfei\x00d\x00\n", "not a text in UTF-16; save it"),
+        ("id,l\xf6ss\n0,1\n".encode("latin-1"), "not a text in UTF-8; save it"),
+        (b"id;irreducible_loss\n0;1,5\n1;0.7\n", "irreducible_loss holds string, not numbers"),
+        (b"0;0,5\n1;0,7\n", "has no column id; it has: 0;0, 5"),
+        (b"", "Empty CSV file"),
+    ],
+)
+def test_csv_files_that_cannot_be_read_say_what_to_do(plain, tmp_path, content, match):
+    path = tmp_path / "v.csv"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=match) as caught:
+        table_from_values(plain, path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("data_seed", range(4))
+@pytest.mark.parametrize("only", ["all", "train"])
+def test_ids_that_count_from_1_are_noticed(make_tiny_splits, tmp_path, data_seed, only):
+    splits = make_tiny_splits(data_seed=data_seed)
+    rows = rows_of(splits, start=1)
+    if only == "train":
+        rows = [rows[row] for row in splits.train.origin_N.tolist()]
+    path = write(
+        tmp_path / "v.parquet", id=[r[0] for r in rows], irreducible_loss=[r[1] for r in rows]
+    )
+    with pytest.raises(TableError, match=r"id counts from 1; .*subtract 1"):
+        table_from_values(splits, path)
+
+
+def test_ids_beyond_the_data_set_are_refused(plain, tmp_path):
+    ids = [row for row, _ in rows_of(plain)]
+    for last in (len(ids) + 5, 2**64 - 1):
+        column = pa.array([*ids, last], pa.uint64())
+        path = write(tmp_path / "v.parquet", id=column, irreducible_loss=[0.5] * len(column))
+        with pytest.raises(TableError, match=f"id {last} is no row of the data set"):
+            table_from_values(plain, path)
+
+
+def test_columns_may_be_unsigned_decimal_or_a_category(plain, tmp_path):
+    ids = pa.array([row for row, _ in rows_of(plain)], pa.uint64())
+    values = pa.array([value for _, value in rows_of(plain)])
+    for kinds in (
+        {"id": ids, "irreducible_loss": values.cast(pa.decimal128(20, 3))},
+        {"id": ids.cast(pa.int64()).dictionary_encode(), "irreducible_loss": values},
+    ):
+        table = table_from_values(plain, write(tmp_path / "v.parquet", **kinds))
+        np.testing.assert_array_equal(table.columns[IRREDUCIBLE_LOSS], table.ids_N / 8)

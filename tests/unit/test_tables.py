@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from goldiprox.records import tables
+from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import GoldiproxError, TableError
 
@@ -238,3 +239,72 @@ def test_a_file_in_the_way_of_the_folder_is_said_to_be(small, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(GoldiproxError, match=r"cannot write .*another --out"):
         small.write(tmp_path / "taken" / "il.parquet")
+
+
+IDS = [2, 0, 5]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        IDS,
+        tuple(IDS),
+        torch.tensor(IDS),
+        torch.tensor(IDS, dtype=torch.uint8),
+        np.array(IDS, np.uint32),
+        np.array(IDS, np.uint64),
+        np.array(IDS, object),
+        pa.array(IDS),
+    ],
+    ids=["list", "tuple", "tensor", "uint8", "uint32", "uint64", "object", "arrow"],
+)
+@pytest.mark.parametrize("values", [[1.0, 2.0, 3.0], torch.tensor([1.0, 2.0, 3.0]), [1, 2, 3]])
+def test_ids_and_scores_of_any_whole_and_real_numbers(tmp_path, ids, values):
+    table = ScoreTable(ids_N=ids, columns={"a": values}, provenance={})
+    assert table.ids_N.dtype == np.int64
+    assert table.columns["a"].dtype == np.float32
+    assert table.lookup("a")(torch.tensor([0, 5, 2])).tolist() == [2.0, 3.0, 1.0]
+    table.write(str(tmp_path / "t.parquet"))
+    assert open_table(str(tmp_path / "t.parquet")).lookup("a")(torch.tensor([5])).tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    "ids, match",
+    [
+        (np.array([0.0, 1.5]), r"ids are of type float64 \(such as 0\.0\)"),
+        (np.array([0.0, 1.0]), "ids are of type float64"),
+        (["a", "b"], r"such as a\); they must be whole numbers"),
+        ([True, False], "ids are of type bool"),
+        ([0, None], "ids are of type object"),
+        (np.array([0, 2**63], np.uint64), f"such as {2**63}"),
+        ([0, 2**64], "no array of whole numbers"),
+        ([[0], [1, 2]], "no array of whole numbers"),
+    ],
+)
+def test_ids_of_another_type_are_refused(ids, match):
+    with pytest.raises(TableError, match=match):
+        ScoreTable(ids_N=ids, columns={"a": np.zeros(2, np.float32)}, provenance={})
+
+
+@pytest.mark.parametrize(
+    "values, match",
+    [
+        (["x", "y"], "the column a holds no numbers"),
+        ([None, 1.0], "the column a holds no numbers"),
+        ([1e60, 1.0], "too large for 32 bits"),
+        ([1.0], "do not match"),
+    ],
+)
+def test_scores_that_are_no_numbers_are_refused(values, match):
+    with pytest.raises(TableError, match=match):
+        ScoreTable(ids_N=[0, 1], columns={"a": values}, provenance={})
+
+
+def test_a_file_with_ids_beyond_64_bits_with_sign_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    ScoreTable(ids_N=[0, 1], columns={"a": [1.0, 2.0]}, provenance={}).write(path)
+    table = pq.read_table(path)
+    ids = pa.array([0, 2**63], pa.uint64())
+    pq.write_table(pa.table({"id": ids, "a": table["a"]}, metadata=table.schema.metadata), path)
+    with pytest.raises(TableError, match=f"{path}: the ids are of type uint64"):
+        ScoreTable.read(path)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -25,6 +26,7 @@ from goldiprox.models.vision import Factory
 from goldiprox.precompute.irreducible import score_examples, table_facts
 from goldiprox.records.files import sha256_of
 from goldiprox.records.ledger import Ledger
+from goldiprox.records.plain_tables import read_plain
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import ConfigError, TableError
 from goldiprox.training.build import build
@@ -123,9 +125,9 @@ def table_from_values(
     Args:
         splits: the data that they belong to; its fingerprint and labels are recorded, for a plain
             file cannot tell.
-        path: a file whose name ends in ``.csv`` or ``.parquet``; rows in any order.
-        id_column: its column of whole numbers: rows of the data set's store. Copies made by
-            duplication take the value of their original.
+        path: a file, see :func:`goldiprox.records.plain_tables.read_plain`; rows in any order.
+        id_column: its column of whole numbers: rows of the data set's store, from 0. Copies made
+            by duplication take the value of their original.
         value_column: its column of losses, nats.
 
     Returns:
@@ -133,15 +135,17 @@ def table_from_values(
 
     Raises:
         TableError: if the file is absent, damaged or lacks a column, or if an id is missing, comes
-            twice or has no finite value.
+            twice, is no row of the data set or has no finite value, or if ids count from 1.
     """
-    given = _read(path)
-    ids = _column(given, id_column, path, "--id-column")
-    values = _column(given, value_column, path, "--value-column")
+    given = read_plain(path, {id_column: "--id-column", value_column: "--value-column"})
+    ids, values = given.columns[id_column], given.columns[value_column]
     if not pa.types.is_integer(ids.type):
         raise TableError(f"{path}: {id_column} holds {ids.type}, not whole numbers")
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         raise TableError(f"{path}: {value_column} holds {values.type}, not numbers")
+    _require_rows(splits, ids, f"{path}: {id_column}")
     whole = ScoreTable(  # its own checks find what comes twice
         ids_N=ids.cast(pa.int64()).to_numpy(),
         columns={IRREDUCIBLE_LOSS: values.cast(pa.float32(), safe=False).to_numpy()},
@@ -151,17 +155,38 @@ def table_from_values(
     remedy = "give one finite value for each training example"
     losses_N = whole.column_for(IRREDUCIBLE_LOSS, splits.train.origin_N, remedy)
     config = {"values": sha256_of(path), "column": value_column}
+    form = f", {given.form}" if given.form else ""
     return ScoreTable(
         ids_N=splits.train.ids_N.numpy(),
         columns={IRREDUCIBLE_LOSS: losses_N.numpy()},
         provenance={
             **table_facts(splits),
-            "made_by": f"the column {value_column} of {path.name}",
+            "made_by": f"the column {value_column} of {path.name}{form}",
             "config": config,
             "config_hash": config_hash(config),
             "model": None,
         },
     )
+
+
+def _require_rows(splits: Splits, ids: pa.ChunkedArray, what: str) -> None:
+    """Refuse ids that are not rows of the data set, such as those that count from 1."""
+    if not len(ids):
+        return
+    lowest, highest = (value.as_py() for value in pc.min_max(ids).values())
+    rows = len(splits.train.store)
+    from_one = f"{what} counts from 1; rows of the data set count from 0: subtract 1"
+    if lowest == 1 and highest in (len(ids), rows):
+        raise TableError(from_one)
+    wanted = splits.train.origin_N.numpy()
+    known = ids.to_numpy()
+    if not np.isin(wanted, known).all() and np.isin(wanted + 1, known).all():
+        raise TableError(from_one)
+    if highest >= rows * math.ceil(splits.config.duplicate):
+        raise TableError(
+            f"{what} {highest} is no row of the data set, whose rows are 0 to {rows - 1}; give the "
+            "row of each example"
+        )
 
 
 def _load(model: nn.Module, path: Path, name: str) -> None:
@@ -195,30 +220,3 @@ def _load(model: nn.Module, path: Path, name: str) -> None:
 
 def _shape(value: Tensor | None) -> str:
     return "absent" if value is None else str(tuple(value.shape))
-
-
-def _read(path: Path) -> pa.Table:
-    readers = {".csv": pa_csv.read_csv, ".parquet": pq.read_table}
-    if path.suffix not in readers:
-        raise TableError(f"{path}: its name must end in .csv or .parquet")
-    try:
-        if path.is_dir():  # pyarrow would read every file in it as one table
-            raise IsADirectoryError(f"{path} is a folder")
-        return readers[path.suffix](path)
-    except FileNotFoundError as error:
-        raise TableError(f"{path} does not exist") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise TableError(f"{path} is damaged or no such file: {first}") from error
-
-
-def _column(table: pa.Table, name: str, path: Path, flag: str) -> Any:
-    if name not in table.column_names:
-        raise TableError(
-            f"{path} has no column {name}; it has: {', '.join(table.column_names) or 'none'}; "
-            f"name one with {flag}"
-        )
-    column = table[name]
-    if column.null_count:
-        raise TableError(f"{path}: {name} is empty in {column.null_count} rows; fill them")
-    return column

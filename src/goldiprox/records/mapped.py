@@ -57,12 +57,16 @@ class MappedTable(Table):
         return MappedTable.open, (self.path,)
 
     @staticmethod
-    def open(path: Path) -> MappedTable:
+    def open(path: Path | str) -> MappedTable:
         """Map a table; only its footer is read.
+
+        Args:
+            path: the file.
 
         Raises:
             TableError: if the file is absent, cut off, or not a mapped table.
         """
+        path = Path(path)
         try:
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_file(source)
@@ -168,7 +172,7 @@ class MappedTable(Table):
         )
 
 
-def write_mapped(table: ScoreTable, path: Path) -> None:
+def write_mapped(table: ScoreTable, path: Path | str) -> None:
     """Write a table in the mapped form, whole or not at all.
 
     Args:
@@ -199,19 +203,23 @@ def write_mapped(table: ScoreTable, path: Path) -> None:
     )
     batch = pa.record_batch([pa.array(values) for values in dense.values()], schema=schema)
     with (
-        whole_file(path) as temporary,
+        whole_file(Path(path)) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
         writer.write_batch(batch)
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path | str) -> Table:
     """Open a score table of either form; what the file holds decides, not its name.
+
+    Args:
+        path: the file.
 
     Raises:
         TableError: if it is absent, damaged or no score table.
     """
+    path = Path(path)
     try:
         with path.open("rb") as handle:
             mapped = handle.read(len(MAGIC)) == MAGIC

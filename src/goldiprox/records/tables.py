@@ -111,10 +111,14 @@ class ScoreTable(Table):
     """Scores of N examples, addressed by id.
 
     Attributes:
-        ids_N: int64, all different.
-        columns: name to float32 array of shape [N].
+        ids_N: int64, all different; made of any sequence, array or tensor of whole numbers.
+        columns: name to float32 array of shape [N]; likewise made of numbers.
         provenance: data fingerprint, label digest, configuration, weights digest, seeds, costs.
         path: the file it was read from, for messages.
+
+    Raises:
+        TableError: if ids are of another type, negative or not all different, or if a column is
+            of another length or type.
     """
 
     ids_N: npt.NDArray[np.int64]
@@ -123,6 +127,9 @@ class ScoreTable(Table):
     path: Path | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ids_N", _ids(self.ids_N, self._name))
+        columns = {name: _scores(self.columns[name], name, self._name) for name in self.columns}
+        object.__setattr__(self, "columns", columns)
         if self.ids_N.ndim != 1 or any(c.shape != self.ids_N.shape for c in self.columns.values()):
             shapes = {name: column.shape for name, column in self.columns.items()}
             raise TableError(f"{self._name}: columns {shapes} do not match {self.ids_N.shape} ids")
@@ -268,23 +275,34 @@ class ScoreTable(Table):
             provenance={**self.provenance, "joined": joined},
         )
 
-    def write(self, path: Path) -> None:
-        """Write the table, whole or not at all."""
+    def write(self, path: Path | str) -> None:
+        """Write the table, whole or not at all.
+
+        Args:
+            path: the file; folders on the way are made.
+
+        Raises:
+            GoldiproxError: if the file cannot be written.
+        """
         arrays = {"id": pa.array(self.ids_N)}
         arrays |= {name: pa.array(values) for name, values in self.columns.items()}
         note = {"format": FORMAT, "provenance": dict(self.provenance)}
         table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(note)})
-        with whole_file(path) as temporary:
+        with whole_file(Path(path)) as temporary:
             # Without checksums a flipped bit becomes another loss and nobody notices.
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     @staticmethod
-    def read(path: Path) -> ScoreTable:
+    def read(path: Path | str) -> ScoreTable:
         """Read a table.
+
+        Args:
+            path: the file.
 
         Raises:
             TableError: if the file is absent, damaged or not a score table.
         """
+        path = Path(path)
         try:
             if path.is_dir():  # pyarrow would read every Parquet file in it as one table
                 raise IsADirectoryError(f"{path} is a folder")
@@ -310,11 +328,61 @@ class ScoreTable(Table):
             )
         names = [name for name in table.column_names if name != "id"]
         return ScoreTable(
-            ids_N=table["id"].to_numpy().astype(np.int64, copy=False),
-            columns={n: table[n].to_numpy().astype(np.float32, copy=False) for n in names},
+            ids_N=table["id"].to_numpy(),
+            columns={name: table[name].to_numpy() for name in names},
             provenance=header["provenance"],
             path=path,
         )
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype is torch.bfloat16 else values
+    return np.asarray(values)
+
+
+def _ids(values: Any, where: str) -> npt.NDArray[np.int64]:
+    """Ids as int64, whatever holds them.
+
+    Raises:
+        TableError: if they are no whole numbers or do not fit.
+    """
+    try:
+        array = _array(values)
+        if array.dtype == object and all(type(value) is int for value in array.flat):
+            array = np.array(array.tolist(), dtype=np.int64)  # columns of pandas that may lack some
+        if not array.size:
+            return array.astype(np.int64)
+        is_too_large = array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max
+    except (ValueError, OverflowError) as error:
+        raise TableError(f"{where}: the ids are no array of whole numbers ({error})") from error
+    if array.dtype.kind not in "iu" or is_too_large:
+        first = array.max() if is_too_large else array.flat[0]
+        raise TableError(
+            f"{where}: the ids are of type {array.dtype} (such as {first!s:.40}); they must be "
+            "whole numbers of 64 bits with sign, the rows of the data set"
+        )
+    return array.astype(np.int64, copy=False)
+
+
+def _scores(values: Any, name: str, where: str) -> npt.NDArray[np.float32]:
+    """A column as float32, whatever holds it.
+
+    Raises:
+        TableError: if it holds no numbers, or numbers too large for float32.
+    """
+    try:
+        array = _array(values)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"type {array.dtype}")
+        with np.errstate(over="ignore"):
+            scores: npt.NDArray[np.float32] = array.astype(np.float32, copy=False)
+    except (ValueError, TypeError) as error:
+        raise TableError(f"{where}: the column {name} holds no numbers ({error})") from error
+    if scores is not array and (np.isinf(scores) & np.isfinite(array)).any():
+        raise TableError(f"{where}: the column {name} holds numbers too large for 32 bits")
+    return scores
 
 
 class _Searched:
