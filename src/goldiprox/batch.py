@@ -14,18 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from goldiprox.schema import DataError
 
 __all__ = [
     "ID",
     "Batch",
-    "cross_entropy_losses",
-    "default_logits",
     "ids_of",
     "lengths_of",
     "micro_batches",
+    "model_output",
     "require_targets",
     "take",
     "targets_of",
@@ -74,7 +72,8 @@ def require_targets(batch: Batch) -> Tensor:
     if targets_B is None:
         raise DataError(
             "the batch has no labels in the usual place (third element of a tuple, or one of the "
-            f"keys {', '.join(TARGET_KEYS)}); pass per_example_loss=... to say how the loss is made"
+            f"keys {', '.join(TARGET_KEYS)}); put them there, or in a loop of your own say with "
+            "per_example_loss= how the loss is made"
         )
     return targets_B
 
@@ -123,16 +122,21 @@ def lengths_of(batch: Batch) -> Tensor | None:
     return (mask_BL.bool() * column_L).amax(1)
 
 
-def trimmed(batch: Batch) -> Batch:
+def trimmed(batch: Batch, *, per_token: bool = False) -> Batch:
     """A batch of texts without the padding that only absent, longer texts needed.
 
     A batch of anything else is handed through.
+
+    Args:
+        batch: a tuple whose inputs are ``input_ids`` and ``attention_mask``, or anything.
+        per_token: whether its targets have an entry for each token, and are cut like them.
     """
     lengths_B = lengths_of(batch)
     if lengths_B is None:
         return batch
     longest = int(lengths_B.max())
-    return (batch[0], {key: batch[1][key][:, :longest] for key in PADDED}, *batch[2:])
+    rest = (batch[2][:, :longest], *batch[3:]) if per_token else batch[2:]
+    return (batch[0], {key: batch[1][key][:, :longest] for key in PADDED}, *rest)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -147,36 +151,27 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return batch
 
 
-def default_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Run a classifier on a batch: ``model(inputs)``, or ``model(**inputs)`` if they have names.
+def model_output(model: nn.Module, batch: Batch) -> Any:
+    """Run a model on a batch: ``model(inputs)``, or ``model(**inputs)`` if they have names.
 
     Returns:
-        logits_BC; an output with a ``logits`` attribute (transformers' models) is unwrapped.
-
-    Raises:
-        DataError: if the model returns something else.
+        What the model returned. Logits are unwrapped where it says which they are: an attribute
+        or a key ``logits`` (transformers' models), or the only thing in a dict, list or tuple.
+        Which of several tensors is meant is not guessed.
     """
     if isinstance(batch, Mapping):
         inputs: Any = {k: v for k, v in batch.items() if k != ID and k not in TARGET_KEYS}
     else:
         inputs = batch[1]
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        raise DataError(
-            f"the model returned a {type(logits).__name__}, not logits; pass logits=... to say how "
-            "they are got from it"
-        )
-    return logits
-
-
-def cross_entropy_losses(logits_BC: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of each example in float32, nats, unreduced: loss_B.
-
-    Raises:
-        DataError: if the batch has no targets in the usual place.
-    """
-    return F.cross_entropy(logits_BC.float(), require_targets(batch), reduction="none")
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        only = next(iter(output.values())) if len(output) == 1 else output
+        return output.get("logits", only)
+    if isinstance(output, tuple | list) and len(output) == 1:
+        return output[0]
+    return getattr(output, "logits", output)
 
 
 def _leading_size(batch: Batch) -> int:

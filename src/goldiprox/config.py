@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from goldiprox.evidence.mode import BatchNormMode, Precision
+from goldiprox.objectives import objective
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import method
 from goldiprox.selection.selectors import how_many
@@ -24,6 +25,7 @@ __all__ = [
     "Schedule",
     "TrainConfig",
     "config_hash",
+    "settings_of",
     "small_model",
 ]
 
@@ -49,6 +51,11 @@ class LearnerConfig:
 
     max_length: int = 128
     """Texts are cut to this many tokens."""
+
+    objective: str = "classification"
+    """What the model is trained for: classification, multilabel, regression (squared error),
+    regression-absolute, regression-huber, language-model, or one of your own as
+    package.module:name."""
 
     pool: int | None = None
     """Candidates per step that the batch is chosen from; 10 x batch unless given, the paper's
@@ -115,6 +122,7 @@ class LearnerConfig:
             "dropout_samples",
         ):  # fmt: skip
             _at_least_one(name, getattr(self, name))
+        objective(self.objective)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"--lr is {self.lr}; it must be a positive number, such as 1e-3")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -212,6 +220,10 @@ class IrreducibleConfig:
     max_length: int = 128
     """Texts are cut to this many of its tokens."""
 
+    objective: str = "classification"
+    """What it is trained for, as goldiprox train --objective has it. Beside a target model it is
+    trained for what that is."""
+
     members: int = 1
     """How many models to train, with seeds of their own; their predicted probabilities are
     averaged. More than one is a deep ensemble: closer to the theory, as many times the cost."""
@@ -267,6 +279,7 @@ class IrreducibleConfig:
             model=model,
             tokenizer=self.tokenizer,
             max_length=self.max_length,
+            objective=self.objective,
             method="uniform",
             batch=batch,
             pool=batch,
@@ -289,6 +302,23 @@ def small_model(name: str, target_model: str, example_shape: tuple[int, ...]) ->
         return "bag-of-embeddings"
     colour = len(example_shape) == 3 and example_shape[0] == 3
     return "small-cnn" if colour and not target_model.startswith(("auto", "mlp")) else "mlp-128"
+
+
+LATER: dict[str, Any] = {"objective": "classification"}
+"""Settings added since version 0.1.0, and the value that says what that version did."""
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """A configuration as manifests keep it and hashes read it.
+
+    A setting of :data:`LATER` with its old value is left out, so that folders and tables that an
+    earlier version wrote are still known as the same.
+
+    Args:
+        config: a dataclass of settings.
+    """
+    absent = object()
+    return {k: v for k, v in asdict(config).items() if LATER.get(k, absent) != v}
 
 
 def config_hash(*values: Any) -> str:

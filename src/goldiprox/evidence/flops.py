@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from goldiprox.batch import Batch, cross_entropy_losses, default_logits, ids_of, take
+from goldiprox.batch import Batch, ids_of, model_output, take
+from goldiprox.objectives import CLASSIFICATION, Objective
 
 __all__ = ["FlopsPerExample", "flops_per_example"]
 
@@ -21,7 +23,8 @@ FlopsPerExample = tuple[float, float]
 def flops_per_example(
     model: nn.Module,
     batch: Batch,
-    logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
+    logits: Callable[[nn.Module, Batch], Any] = model_output,
+    objective: Objective = CLASSIFICATION,
 ) -> FlopsPerExample:
     """Count a forward and a training pass and divide by the number of examples.
 
@@ -30,9 +33,10 @@ def flops_per_example(
     changes.
 
     Args:
-        model: a classifier.
+        model: any.
         batch: some examples on the model's device; at most 8 of them are used.
-        logits: how to get logits_BC.
+        logits: how to get the output that the objective takes.
+        objective: what the model is trained for.
     """
     few = take(batch, torch.arange(min(8, ids_of(batch).numel())))
     count = int(ids_of(few).numel())
@@ -44,5 +48,5 @@ def flops_per_example(
             logits(twin, few)
         twin.train()
         with FlopCounterMode(display=False) as training:
-            cross_entropy_losses(logits(twin, few), few).sum().backward()
+            objective.losses(logits(twin, few), few).sum().backward()
     return forward.get_total_flops() / count, training.get_total_flops() / count

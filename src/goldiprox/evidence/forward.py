@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from goldiprox.batch import (
     Batch,
-    default_logits,
     ids_of,
     lengths_of,
     micro_batches,
-    require_targets,
+    model_output,
     stack_outputs,
     take,
     targets_of,
@@ -32,10 +31,8 @@ from goldiprox.evidence.gradients import (
     LastLayer,
     feature_norms,
     gradient_norms,
-    logit_gradient_norms,
     penultimate_features,
     require_vectors,
-    scaled_by_features,
 )
 from goldiprox.evidence.mode import (
     BatchNormMode,
@@ -44,6 +41,16 @@ from goldiprox.evidence.mode import (
     device_of,
     scoring_mode,
 )
+from goldiprox.evidence.outputs import (
+    HELD_VALUES,
+    LABEL_FIELDS,
+    ClassOutputs,
+    evidence_of,
+    put,
+)
+from goldiprox.objectives import CLASSIFICATION, Classification, Given
+from goldiprox.objectives import objective as find_objective
+from goldiprox.objectives.classification import fit, require_logits
 from goldiprox.schema import ConfigError, Evidence
 
 __all__ = ["ScoringPass"]
@@ -59,100 +66,14 @@ FORWARD_FIELDS = frozenset(
 FEATURE_FIELDS = frozenset({"features_BD", "grad_norm_last_layer_B"})
 """What needs the inputs of the last linear layer."""
 
-LOGIT_NORM_FIELDS = frozenset({"grad_norm_bound_B", "grad_norm_last_layer_B"})
-"""What stands on the norm of the gradient with respect to the logits."""
-
-HELD_VALUES = 1 << 18
-"""Logits and features of several batches that are held back, to compute what they tell at once."""
-
-FROM_LOGITS = frozenset({"loss_B", "log_probs_BC", "grad_norm_bound_B", "grad_norm_last_layer_B"})
-
-LANES = 16
-"""Classes below which log_softmax over rows does not fill a CPU's vectors."""
+CLASS_FIELDS = frozenset({"log_probs_BC", "mc_log_probs_KBC"})
+"""What needs an objective with class probabilities."""
 
 TEXTS_AT_ONCE = 64
 """Texts scored at a time where nothing else is asked for: few enough to be of like length."""
 
 PLAIN_FIELDS = FORWARD_FIELDS - {"grad_norm_B", "mc_log_probs_KBC"}
 """What one plain forward pass tells."""
-
-
-def log_probabilities(logits_BC: Tensor) -> Tensor:
-    """log_softmax over the classes: log_probs_BC.
-
-    For few classes a CPU takes several times as long along rows as along columns, which fill its
-    vectors; the values are the same.
-    """
-    if logits_BC.device.type == "cpu" and logits_BC.dim() == 2 and logits_BC.shape[1] < LANES:
-        return logits_BC.t().log_softmax(0).t().contiguous()
-    return logits_BC.log_softmax(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outputs:
-    """What a model made of some candidates, in their order."""
-
-    ids_B: Tensor
-    targets_B: Tensor | None
-    logits_BC: Tensor
-    features_BD: Tensor | None
-    feature_norm_B: Tensor | None
-    """Of the last layer's inputs, where these themselves are not asked for."""
-    bias: bool
-    """Whether the last layer has one."""
-
-    @property
-    def values(self) -> int:
-        """How many numbers are kept."""
-        features = 0 if self.features_BD is None else self.features_BD.numel()
-        return self.logits_BC.numel() + features
-
-    def labels(self) -> Tensor:
-        """The targets, or a DataError that says where labels belong."""
-        return require_targets((self.ids_B, None, self.targets_B))
-
-    def classes(self) -> Tensor:
-        """The same, or a ConfigError if they are no class numbers."""
-        return Evidence(ids_B=self.ids_B, targets_B=self.labels()).classes()
-
-
-def _put(room: Tensor | None, part: Tensor, rows: int) -> Tensor:
-    """Write rows behind the first ``rows`` of a buffer, which is made or enlarged where needed."""
-    end = rows + len(part)
-    if room is None or end > len(room):
-        larger = part.new_empty((max(2 * end, HELD_VALUES // 64), *part.shape[1:]))
-        if room is not None:
-            larger[:rows] = room[:rows]
-        room = larger
-    room[rows:end] = part
-    return room
-
-
-def _told(outputs: _Outputs, wanted: Collection[str]) -> dict[str, Tensor]:
-    """What the logits and the last layer's inputs tell of some candidates."""
-    told: dict[str, Tensor] = {}
-    if outputs.features_BD is not None:
-        told["features_BD"] = outputs.features_BD
-    if not FROM_LOGITS.isdisjoint(wanted):
-        log_probs_BC = log_probabilities(outputs.logits_BC)
-        told["log_probs_BC"] = log_probs_BC
-        if "loss_B" in wanted:
-            told["loss_B"] = _losses(log_probs_BC, outputs)
-        if not LOGIT_NORM_FIELDS.isdisjoint(wanted):
-            bound_B = logit_gradient_norms(log_probs_BC, outputs.classes())
-            told["grad_norm_bound_B"] = bound_B
-            if outputs.feature_norm_B is not None:
-                told["grad_norm_last_layer_B"] = scaled_by_features(
-                    bound_B, outputs.feature_norm_B, bias=outputs.bias
-                )
-    return {field: value for field, value in told.items() if field in wanted}
-
-
-def _losses(log_probs_BC: Tensor, outputs: _Outputs) -> Tensor:
-    targets_B = outputs.labels()
-    if targets_B.is_floating_point():  # a probability for each class
-        return F.cross_entropy(outputs.logits_BC, targets_B, reduction="none")
-    return F.nll_loss(log_probs_BC, targets_B, reduction="none")
 
 
 class ScoringPass:
@@ -163,9 +84,10 @@ class ScoringPass:
         precision: ``bf16`` runs the pass under autocast; losses are float32 either way.
         micro_batch: at most this many examples at once; None scores the pool in one go.
         batchnorm: see :func:`scoring_mode`.
-        logits: how to get logits_BC from the model and a batch.
-        per_example_loss: how to get loss_B from the model and a batch, for anything that is not
-            classification by cross-entropy; then no logits are made.
+        objective: what the model is trained for, by name or itself.
+        logits: how to get from the model and a batch the output that the objective takes.
+        per_example_loss: how to get loss_B from the model and a batch, in the objective's place;
+            then nothing but losses can be had.
         mc_samples: how many dropout masks are sampled for ``mc_log_probs_KBC``.
         mc_consistent: whether all candidates share each sample's masks.
         feature_layer: name of the linear layer whose inputs are ``features_BD``; the last one that
@@ -179,7 +101,8 @@ class ScoringPass:
         precision: Precision = "float32",
         micro_batch: int | None = None,
         batchnorm: BatchNormMode = "running",
-        logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
+        objective: Given = CLASSIFICATION,
+        logits: Callable[[nn.Module, Batch], Any] = model_output,
         per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
         mc_samples: int = 10,
         mc_consistent: bool = True,
@@ -195,7 +118,16 @@ class ScoringPass:
         self.precision = precision
         self.micro_batch = micro_batch
         self.batchnorm = batchnorm
-        self._logits = logits
+        self.objective = find_objective(objective)
+        if per_example_loss is not None and self.objective is not CLASSIFICATION:
+            raise ConfigError(
+                f'objective "{self.objective.name}" and per_example_loss both say what the loss '
+                "is; give one of them"
+            )
+        # One log-softmax for all that is asked for; a subclass may have other losses.
+        self._plainly_classifies = type(self.objective) is Classification
+        self._output = logits
+        self._width: int | None = None
         self._per_example_loss = per_example_loss
         self._mc_samples = mc_samples
         self._mc_consistent = mc_consistent
@@ -223,22 +155,26 @@ class ScoringPass:
 
         Raises:
             ConfigError: if BatchNorm should use the pool's statistics but the pool is cut up, or
-                if log-probabilities are asked of a loss that the caller defined himself.
+                if the objective does not give what is asked for.
+            DataError: if outputs or targets do not fit the objective; on the CPU invalid targets
+                too, elsewhere their losses are NaN (see :meth:`blame`).
         """
         ids_B = ids_of(batch)
         size = int(ids_B.shape[0])
         wanted = FORWARD_FIELDS.intersection(needs)
         if wanted:  # in a loop of one's own they may have stayed on the host
             ids_B = ids_B.to(device_of(self.model), non_blocking=True)
-        found: dict[str, Tensor | None] = {"targets_B": targets_of(batch), **(known or {})}
+        found: dict[str, Tensor | None] = {"targets_B": self._targets(batch), **(known or {})}
         if wanted:
             self._check(size, wanted)
         if "grad_norm_B" in wanted:
             found |= self._with_gradients(batch, wanted)
         elif wanted & PLAIN_FIELDS:
-            found |= self._plain(batch, wanted)
+            found |= self._plain(batch, wanted, labelled=_labelled(wanted, needs))
         if "mc_log_probs_KBC" in wanted:
-            found["mc_log_probs_KBC"] = self._dropout_samples(batch, seed)
+            found["mc_log_probs_KBC"] = samples_KBC = self._dropout_samples(batch, seed)
+            if "targets_B" in needs:
+                self._require_values(batch, samples_KBC.shape[2])
         return Evidence(ids_B=ids_B, **found)
 
     def passes(self, needs: Collection[str]) -> tuple[int, int]:
@@ -266,15 +202,42 @@ class ScoringPass:
             ConfigError: see :meth:`__call__`.
         """
         wanted = FORWARD_FIELDS.intersection(needs)
-        if self._per_example_loss is not None or not wanted or not wanted <= PLAIN_FIELDS:
+        plain = bool(wanted) and wanted <= PLAIN_FIELDS
+        if self._per_example_loss is not None or not self._plainly_classifies or not plain:
             for batch in batches:
                 yield self(batch, needs)
             return
         rest = iter(batches)
-        while (held := self._held(rest, wanted)) is not None:
-            yield Evidence(ids_B=held.ids_B, targets_B=held.targets_B, **_told(held, wanted))
+        labelled = _labelled(wanted, needs)
+        while (held := self._held(rest, wanted, labelled=labelled)) is not None:
+            yield Evidence(ids_B=held.ids_B, targets_B=held.targets_B, **held.told(wanted))
 
-    def _held(self, batches: Iterator[Batch], wanted: frozenset[str]) -> _Outputs | None:
+    def blame(self, batch: Batch) -> None:
+        """Find out whether the targets are why a loss was not finite; it waits for the device.
+
+        Args:
+            batch: the latest that was scored.
+
+        Raises:
+            DataError: if they are, naming values and ids.
+        """
+        targets = None if self._per_example_loss is not None else self._targets(batch)
+        if targets is not None and self._width is not None:
+            self.objective.require_values(targets.cpu(), ids_of(batch).cpu(), self._width)
+
+    def _targets(self, batch: Batch) -> Tensor | None:
+        return targets_of(batch) if self._per_example_loss else self.objective.targets(batch)
+
+    def _require_values(self, batch: Batch, width: int) -> None:
+        """Refuse invalid targets where looking at them costs no wait for a device."""
+        self._width = width
+        targets = self._targets(batch)
+        if targets is not None and targets.device.type == "cpu":
+            self.objective.require_values(targets, ids_of(batch).cpu(), width)
+
+    def _held(
+        self, batches: Iterator[Batch], wanted: frozenset[str], *, labelled: bool
+    ) -> ClassOutputs | None:
         """Forward passes without gradients until enough is held; None where nothing is left."""
         rooms: dict[str, Tensor] = {}
         rows = values = 0
@@ -288,14 +251,14 @@ class ScoringPass:
             for batch in batches:
                 size = int(ids_of(batch).shape[0])
                 self._check(size, wanted)
-                outputs = self._outputs(batch, last, wanted)
+                outputs = self._class_outputs(batch, last, wanted, labelled=labelled)
                 bias = outputs.bias
                 # Copied into one place: kept as they are, they break up the memory that the next
                 # batches are made in, and new pages cost as much as all the scores.
                 for name in ("ids_B", "targets_B", "logits_BC", "features_BD", "feature_norm_B"):
                     part = getattr(outputs, name)
                     if part is not None:
-                        rooms[name] = _put(rooms.get(name), part, rows)
+                        rooms[name] = put(rooms.get(name), part, rows)
                 rows += size
                 values += outputs.values
                 if values >= HELD_VALUES:
@@ -304,7 +267,7 @@ class ScoringPass:
         if not rooms:
             return None
         found = {name: room[:rows] for name, room in rooms.items()}
-        return _Outputs(
+        return ClassOutputs(
             ids_B=found["ids_B"],
             targets_B=found.get("targets_B"),
             logits_BC=found["logits_BC"],
@@ -313,40 +276,63 @@ class ScoringPass:
             bias=bias,
         )
 
-    def _plain(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        """One forward pass without gradients."""
+    def _plain(self, batch: Batch, wanted: frozenset[str], *, labelled: bool) -> dict[str, Tensor]:
+        """One forward pass without gradients of the model."""
         with (
             torch.no_grad(),
             scoring_mode(self.model, self.batchnorm),
             autocast(device_of(self.model), self.precision),
             self._catching(wanted) as last,
         ):
-            if self._per_example_loss is None:
-                return _told(self._outputs(batch, last, wanted), wanted)
-            parts, place_B = self._parts(batch)
-            return {"loss_B": _joined([self._own_losses(part) for part in parts], place_B)}
+            if self._per_example_loss is not None:
+                parts, place_B = self._parts(batch)
+                return {"loss_B": _joined([self._own_losses(part) for part in parts], place_B)}
+            if self._plainly_classifies:
+                return self._class_outputs(batch, last, wanted, labelled=labelled).told(wanted)
+            return self._evidence(batch, last, wanted, labelled=labelled)
 
-    def _outputs(self, batch: Batch, last: LastLayer | None, wanted: Collection[str]) -> _Outputs:
-        """What the model makes of a batch, in the batch's order."""
+    def _class_outputs(
+        self, batch: Batch, last: LastLayer | None, wanted: Collection[str], *, labelled: bool
+    ) -> ClassOutputs:
+        """What a classifier makes of a batch, in the batch's order."""
         parts, place_B = self._parts(batch)
         logits: list[Tensor] = []
         features: list[Tensor] = []
         norms: list[Tensor] = []
         for part in parts:
-            logits.append(self._logits(self.model, part).float())
+            size = int(ids_of(part).shape[0])
+            logits.append(require_logits(self._output(self.model, part), size).float())
             if last is not None and "features_BD" in wanted:
-                features.append(require_vectors(last.features_BD, len(logits[-1])).float())
+                features.append(require_vectors(last.features_BD, size).float())
             if last is not None and "grad_norm_last_layer_B" in wanted:
                 # Here, while the features are in the cache; and they need not be kept.
-                norms.append(feature_norms(last.features_BD, len(logits[-1])).float())
-        return _Outputs(
+                norms.append(feature_norms(last.features_BD, size).float())
+        logits_BC, targets_B = _joined(logits, place_B), self._targets(batch)
+        if labelled and targets_B is not None:
+            logits_BC, targets_B = fit(logits_BC, targets_B)
+            self._require_values(batch, logits_BC.shape[1])
+        return ClassOutputs(
             ids_B=ids_of(batch),
-            targets_B=targets_of(batch),
-            logits_BC=_joined(logits, place_B),
+            targets_B=targets_B,
+            logits_BC=logits_BC,
             features_BD=_joined(features, place_B) if features else None,
             feature_norm_B=_joined(norms, place_B) if norms else None,
             bias=last is not None and last.bias,
         )
+
+    def _evidence(
+        self, batch: Batch, last: LastLayer | None, wanted: Collection[str], *, labelled: bool
+    ) -> dict[str, Tensor]:
+        """The same of any objective; outputs may be large and are not kept."""
+        parts, place_B = self._parts(batch)
+        told: dict[str, list[Tensor]] = {}
+        for part in parts:
+            output = self._output(self.model, part)
+            for field, value in evidence_of(self.objective, output, part, wanted, last).items():
+                told.setdefault(field, []).append(value)
+            if labelled and isinstance(output, Tensor) and output.dim():
+                self._require_values(part, output.shape[-1])
+        return {field: _joined(values, place_B) for field, values in told.items()}
 
     def _parts(self, batch: Batch) -> tuple[Iterator[Batch], Tensor | None]:
         """Micro-batches; of texts, those of like length together, padded no further than they need.
@@ -360,7 +346,8 @@ class ScoringPass:
         order_B = lengths_B.argsort(stable=True)
         size = TEXTS_AT_ONCE if self.micro_batch is None else self.micro_batch
         parts = micro_batches(take(batch, order_B), size)
-        return map(trimmed, parts), order_B.argsort()
+        cut = partial(trimmed, per_token=self.objective.per_token)
+        return map(cut, parts), order_B.argsort()
 
     def _with_gradients(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
         """One forward and one backward pass; losses and probabilities come with it.
@@ -381,22 +368,55 @@ class ScoringPass:
             found = gradient_norms(
                 self.model,
                 batch,
-                require_targets(batch),
-                forward=self._logits,
+                batch,
+                per_example_loss=self._precise_losses,
+                forward=self._output,
                 micro_batch=self.micro_batch,
             )
+            outputs = found.outputs
+            if isinstance(outputs, Tensor) and outputs.dim():
+                self._require_values(batch, outputs.shape[-1])
+            # No gradient comes through what is no loss.
+            grad_norm_B = found.grad_norm_B.masked_fill(found.loss_B.isnan(), torch.nan)
+            told = {"grad_norm_B": grad_norm_B.float(), "loss_B": found.loss_B.float()}
+            rest = frozenset(wanted) - {"grad_norm_B"}
+            with torch.no_grad():
+                if rest and self._plainly_classifies:
+                    told |= self._of_logits(batch, outputs, last, rest)
+                elif rest - {"loss_B"}:
+                    told |= evidence_of(self.objective, outputs, batch, rest, last)
+        return {field: value for field, value in told.items() if field in wanted}
+
+    def _of_logits(
+        self, batch: Batch, outputs: Any, last: LastLayer | None, wanted: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """What a classifier's outputs tell, from one pass over a whole batch."""
+        targets_B = self._targets(batch)
+        assert targets_B is not None  # there was a loss
+        logits_BC, targets_B = fit(outputs, targets_B)
         norm_B = None
         if last is not None and "grad_norm_last_layer_B" in wanted:
-            norm_B = feature_norms(last.features_BD, len(found.outputs)).float()
-        outputs = _Outputs(
+            norm_B = feature_norms(last.features_BD, len(logits_BC)).float()
+        held = ClassOutputs(
             ids_B=ids_of(batch),
-            targets_B=targets_of(batch),
-            logits_BC=found.outputs.float(),
+            targets_B=targets_B,
+            logits_BC=logits_BC.float(),
             features_BD=None if last is None else last.features_BD.float(),
             feature_norm_B=norm_B,
             bias=last is not None and last.bias,
         )
-        return {**_told(outputs, wanted), "grad_norm_B": found.grad_norm_B.float()}
+        return held.told(wanted)
+
+    def _precise_losses(self, output: Any, part: Batch) -> Tensor:
+        """The objective's losses, worked out in float64 where that is cheap.
+
+        The gradient of a confident example holds p - 1, which float32 rounds to 1e-4 of itself at
+        p = 0.9995.
+        """
+        if not isinstance(output, Tensor) or output.dim() > 2 or output.device.type == "mps":
+            return self.objective.losses(output, part)
+        loss_B = self.objective.losses(output.double(), part)
+        return loss_B if output.dtype == torch.float64 else loss_B.float()
 
     def _dropout_samples(self, batch: Batch, seed: int) -> Tensor:
         """K forward passes, each with its own dropout masks: mc_log_probs_KBC."""
@@ -410,7 +430,7 @@ class ScoringPass:
                 with dropped(self.model, seed, sample, consistent=self._mc_consistent):
                     # Not by length: one sample's masks are of one shape, hence of one length.
                     parts = [
-                        log_probabilities(self._logits(self.model, part).float())
+                        self.objective.log_probs(self._output(self.model, part)).float()
                         for part in micro_batches(batch, self.micro_batch)
                     ]
                 samples.append(stack_outputs(parts))
@@ -445,8 +465,19 @@ class ScoringPass:
             missing = ", ".join(sorted(wanted - {"loss_B"}))
             raise ConfigError(
                 f"this method needs more than losses ({missing}), which a per_example_loss of your "
-                "own does not give; pass logits=... instead"
+                "own does not give; pass logits=... or objective=... instead"
             )
+        if not self.objective.has_classes and wanted & CLASS_FIELDS:
+            raise ConfigError(
+                f'objective "{self.objective.name}" has no class probabilities, which '
+                f"{', '.join(sorted(wanted & CLASS_FIELDS))} would be; choose by the loss instead "
+                "(rho-loss, loss, grad-norm)"
+            )
+
+
+def _labelled(wanted: Collection[str], needs: Collection[str]) -> bool:
+    """Whether the labels will be read, and must be valid."""
+    return "targets_B" in needs or not LABEL_FIELDS.isdisjoint(wanted)
 
 
 def _joined(parts: list[Tensor], place_B: Tensor | None) -> Tensor:

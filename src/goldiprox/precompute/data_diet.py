@@ -241,11 +241,12 @@ class ScoreHook(Hook):
 
     def stepped(self, loop: Loop, record: StepRecord) -> None:
         """Note who was in the mini-batch, and how the model did on it before the step."""
-        del loop
         if not (self._watches_forgetting or self._watches_margin):
             return
-        margin_k = missing_margin(record.logits_kC.float(), record.targets_k)
-        correct_k = record.logits_kC.argmax(1) == record.targets_k
+        correct_k = record.correct_k
+        assert loop.stepped is not None
+        assert correct_k is not None  # scores are of classifiers
+        margin_k = missing_margin(loop.stepped.output.float(), loop.stepped.batch[2])
         self._pending.append((record.epoch + 1, record.selection.ids_k, correct_k, margin_k))
         if len(self._pending) >= SETTLE_EVERY:
             self._settle()

@@ -18,15 +18,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import Batch, default_logits, to_device
+from goldiprox.batch import Batch, model_output, to_device
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import device_of
 from goldiprox.models.vision import Factory
+from goldiprox.objectives import CLASSIFICATION, Given, Objective
+from goldiprox.objectives import objective as objective_named
 from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.records.runs import RunFolder, versions, weights_bytes
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
+from goldiprox.schema import NonFinite, id_list
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import Loop, train
@@ -125,6 +128,7 @@ def irreducible_table(
     """
     run = irreducible_settings(splits, config, target_model)
     name = run["irreducible"]["model"]
+    objective = objective_named(config.objective)
     ledger = Ledger()
     models: list[dict[str, Any]] = []
     scored: list[tuple[Tensor, Losses]] = []
@@ -154,9 +158,10 @@ def irreducible_table(
                     report=None if report is None else report(title),
                 )
             _charge_training(ledger, trained)
-            losses_KN.append(_score(trained, part.scored, ledger))
+            losses_KN.append(_score(trained, part.scored, ledger, objective))
             models.append(_describe(title, part, trained))
-        scored.append((part.scored.ids_N, average_loss(losses_KN)))
+        joint_N = average_loss(losses_KN, by_probability=objective.has_classes)
+        scored.append((part.scored.ids_N, joint_N))
     provenance = {
         **table_facts(splits),
         "config": run,
@@ -184,7 +189,7 @@ def table_facts(splits: Splits) -> dict[str, Any]:
     }
 
 
-def average_loss(losses_KN: Sequence[Losses]) -> Losses:
+def average_loss(losses_KN: Sequence[Losses], *, by_probability: bool = True) -> Losses:
     """The loss of several models together: of their mean probability, not the mean of their losses.
 
     The irreducible loss stands for -log p(y | x, holdout set), where the posterior predictive
@@ -194,6 +199,8 @@ def average_loss(losses_KN: Sequence[Losses]) -> Losses:
 
     Args:
         losses_KN: each model's cross-entropies of the same N examples, nats.
+        by_probability: False for a loss that is not minus the logarithm of a class's probability,
+            such as a squared error: its plain mean is taken.
 
     Returns:
         -log of the mean over models of exp(-loss), nats, float32; of one model, its own losses.
@@ -201,6 +208,8 @@ def average_loss(losses_KN: Sequence[Losses]) -> Losses:
     if len(losses_KN) == 1:
         return losses_KN[0]
     stacked_KN = np.stack(losses_KN).astype(np.float64)
+    if not by_probability:
+        return np.asarray(stacked_KN.mean(0), dtype=np.float32)
     joint_N = math.log(len(losses_KN)) - np.logaddexp.reduce(-stacked_KN, axis=0)
     return np.asarray(joint_N, dtype=np.float32)
 
@@ -227,7 +236,8 @@ def irreducible_losses(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
+    objective: Given = CLASSIFICATION,
+    logits: Callable[[nn.Module, Batch], Any] = model_output,
     per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> ScoreTable:
@@ -236,8 +246,9 @@ def irreducible_losses(
     Args:
         model: in evaluation mode during the pass; left as it was.
         batches: a loader over ``goldiprox.with_ids(data)``; moved to the model's device.
-        logits: how to get logits_BC, where the default does not fit.
-        per_example_loss: how to get loss_B, for a loss that is not cross-entropy.
+        objective: what the model was trained for, as :class:`goldiprox.Chooser` takes it.
+        logits: how to get the output that the objective takes, where the default does not fit.
+        per_example_loss: how to get loss_B, in the objective's place.
         provenance: recorded with the table when it is written.
 
     Returns:
@@ -245,9 +256,15 @@ def irreducible_losses(
 
     Raises:
         TableError: if an id comes twice.
+        DataError: if the model's output or the targets do not fit the objective.
+        NonFinite: if a loss is NaN or infinite; the message names the ids.
     """
     scoring = ScoringPass(
-        model, batchnorm="running", logits=logits, per_example_loss=per_example_loss
+        model,
+        batchnorm="running",
+        objective=objective,
+        logits=logits,
+        per_example_loss=per_example_loss,
     )
     ids: list[Tensor] = []
     losses: list[Tensor] = []
@@ -255,6 +272,14 @@ def irreducible_losses(
         evidence = scoring(to_device(batch, device_of(model)), {"loss_B"})
         ids.append(evidence.ids_B.cpu())
         losses.append(evidence.need("loss_B").cpu())
+        bad_B = ~losses[-1].isfinite()
+        if bool(bad_B.any()):
+            scoring.blame(batch)
+            raise NonFinite(
+                f"the irreducible loss is NaN or infinite for {int(bad_B.sum())} of "
+                f"{len(bad_B)} examples (ids {id_list(ids[-1][bad_B])}); look at these examples, "
+                "or at the model's weights"
+            )
     return ScoreTable(
         ids_N=torch.cat(ids).numpy() if ids else np.empty(0, dtype=np.int64),
         columns={
@@ -288,7 +313,13 @@ def require_fitting(table: Table, splits: Splits) -> None:
 
 
 def score_examples(
-    model: nn.Module, examples: Examples, feeder: Feeder, ledger: Ledger, *, flops: float
+    model: nn.Module,
+    examples: Examples,
+    feeder: Feeder,
+    ledger: Ledger,
+    *,
+    flops: float,
+    objective: Objective = CLASSIFICATION,
 ) -> Losses:
     """Every example's loss: one pass in evaluation mode, un-augmented, in float32.
 
@@ -298,23 +329,26 @@ def score_examples(
         feeder: makes the batches.
         ledger: charged with the pass, as ``irreducible-scoring``.
         flops: what one example's forward pass costs.
+        objective: what the model was trained for.
 
     Returns:
-        losses_N in nats, in the examples' order.
+        losses_N (of a classifier in nats), in the examples' order.
     """
     clock = Clock(feeder.device, ledger)
     count = len(examples)
     with clock("irreducible-scoring", examples=count, flops=flops * count):
-        found = evaluate(model, examples, feeder)
+        found = evaluate(model, examples, feeder, objective=objective)
     clock.settle()
     losses_N: Losses = found.loss_N.numpy()
     return losses_N
 
 
-def _score(trained: Trained, examples: Examples, ledger: Ledger) -> Losses:
+def _score(trained: Trained, examples: Examples, ledger: Ledger, objective: Objective) -> Losses:
     evaluation = trained.ledger.phases["evaluation"]
     flops = evaluation.flops / max(1, evaluation.examples)
-    return score_examples(trained.model, examples, trained.feeder, ledger, flops=flops)
+    return score_examples(
+        trained.model, examples, trained.feeder, ledger, flops=flops, objective=objective
+    )
 
 
 def _trained_before(
@@ -354,12 +388,16 @@ def _describe(title: str, part: Part, trained: Trained) -> dict[str, Any]:
         "trained_on": len(part.task.train),
         "validated_on": len(part.task.evaluation),
         "scored": len(part.scored),
-        "best": {"epoch": best.epoch, "loss": best.loss, "accuracy": best.accuracy},
+        "best": _known({"epoch": best.epoch, "loss": best.loss, "accuracy": best.accuracy}),
         "epochs_trained": trained.evaluations[-1].epoch,
         "evaluations": len(trained.evaluations),
         "training_steps": trained.steps,
         "weights_digest": hashlib.sha256(weights).hexdigest(),
     }
+
+
+def _known(values: dict[str, float | None]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _over_all(models: list[dict[str, Any]]) -> dict[str, Any]:
@@ -373,7 +411,7 @@ def _over_all(models: list[dict[str, Any]]) -> dict[str, Any]:
             "examples": sum(model["trained_on"] for model in models),
             "validation": sum(model["validated_on"] for model in models),
         },
-        "best": {key: mean(key) for key in ("epoch", "loss", "accuracy")},
+        "best": {key: mean(key) for key in models[0]["best"]},
         "epochs_trained": sum(model["epochs_trained"] for model in models) / len(models),
         "training_steps": sum(model["training_steps"] for model in models),
     }

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from goldiprox.records.files import whole_file
 from goldiprox.schema import CheckpointError, NonFinite, Selection, id_list
@@ -44,9 +43,9 @@ SCHEMA = pa.schema(
         ("score_chosen_mean", pa.float32()),
     ]
 )
-"""Counts are of the chosen examples; ``loss`` is their mean training loss in nats before the step;
-``weights`` is null where all are one, scores are null where the method has none, and a mark's
-count is null where nothing is known of it."""
+"""Counts are of the chosen examples; ``loss`` is their mean training loss before the step;
+``weights`` is null where all are one, ``already_correct`` where nothing is right or wrong, scores
+where the method has none, and a mark's count where nothing is known of it."""
 
 _PLAIN = ("step", "epoch", "pool_size", "lr")
 """What a record holds as plain numbers."""
@@ -57,23 +56,26 @@ PARTS = "steps"
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One step as the loop hands it over; tensors stay on the device until the log is flushed."""
+    """One step as the loop hands it over; tensors stay on the device until the log is flushed.
+
+    Attributes:
+        step: its number.
+        epoch: passes over the pools before it.
+        lr: learning rate.
+        selection: what was chosen.
+        pool_size: how many candidates there were.
+        loss_k: training loss of each chosen example before the step.
+        correct_k: bool, whether each was predicted correctly before the step; None where the
+            objective knows no right or wrong.
+    """
 
     step: int
     epoch: int
     lr: float
     selection: Selection
     pool_size: int
-    logits_kC: Tensor
-    targets_k: Tensor
-
-    @property
-    def loss_k(self) -> Tensor:
-        """Cross-entropy of each chosen example before the step, nats.
-
-        Made on demand: training needs the mean alone, the log makes those of many steps at once.
-        """
-        return F.cross_entropy(self.logits_kC, self.targets_k, reduction="none")
+    loss_k: Tensor
+    correct_k: Tensor | None
 
 
 class StepLog:
@@ -112,9 +114,7 @@ class StepLog:
         # All steps in one transfer and one pass each: a row by itself would cost a dozen kernels.
         chosen = [record.selection for record in pending]
         steps = _Steps([len(c) for c in chosen])
-        logits = torch.cat([record.logits_kC for record in pending])
-        targets = torch.cat([record.targets_k for record in pending])
-        loss = steps.means(_host([F.cross_entropy(logits, targets, reduction="none")]))
+        loss = steps.means(_host([record.loss_k for record in pending]))
         if not np.isfinite(loss).all():
             _refuse(pending[int(np.argmin(np.isfinite(loss)))])
         ids = _host([c.ids_k for c in chosen])
@@ -123,7 +123,7 @@ class StepLog:
             "ids": steps.lists(ids),
             "weights": _weights(chosen),
             "loss": loss,
-            "already_correct": steps.sums(_host([logits.argmax(1) == targets])),
+            **_already_correct(steps, pending),
             **{
                 mark: steps.sums(marked.numpy())
                 for mark, marked in self._marks(torch.from_numpy(ids)).items()
@@ -221,6 +221,12 @@ class _Steps:
         """A list for each step."""
         offsets = np.concatenate([[0], self._ends]).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _already_correct(steps: _Steps, pending: list[StepRecord]) -> dict[str, Values]:
+    """How many of each step's examples were correct before it; nothing where that is unknown."""
+    correct = [record.correct_k for record in pending if record.correct_k is not None]
+    return {"already_correct": steps.sums(_host(correct))} if len(correct) == len(pending) else {}
 
 
 def _host(parts: list[Tensor]) -> Values:

@@ -14,6 +14,7 @@ from goldiprox.selection.calibrated import CalibratedReducibleLoss
 from goldiprox.selection.coreset import CoreSetSpec, Criterion, before_training
 from goldiprox.selection.functions import ScoreFunction
 from goldiprox.selection.groups import (
+    ClassBalanced,
     DiverseGradients,
     IrreducibleFilter,
 )
@@ -86,6 +87,15 @@ class Method:
     def needs_forward(self) -> bool:
         """Whether the pool's inputs are needed, for a scoring pass over them."""
         return self.companion is not None or bool(self.needs - {"irreducible_B", "targets_B"})
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether it works only where each example has one of several classes."""
+        if self.core_set is not None:
+            return self.core_set.by != "k-center"
+        # The filter takes a loss for minus the logarithm of a label's probability.
+        by_class = isinstance(self.selector, ClassBalanced | IrreducibleFilter)
+        return by_class or not self.needs.isdisjoint({"log_probs_BC", "mc_log_probs_KBC"})
 
     @property
     def from_caller(self) -> list[str]:

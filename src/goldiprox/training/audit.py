@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from goldiprox.data.store import Dataset
+from goldiprox.objectives import Objective
 from goldiprox.records.groups import GroupCounts
 from goldiprox.records.steplog import StepRecord
+from goldiprox.schema import ConfigError
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.hooks import Hook
 from goldiprox.training.loop import Loop
@@ -40,6 +42,18 @@ class GroupAudit(Hook):
         self._chosen = torch.zeros(len(self._names), dtype=torch.int64)
         self._pending: list[Tensor] = []
 
+    def started(self, loop: Loop) -> None:
+        """Refuse an objective without right and wrong before anything is trained.
+
+        Raises:
+            ConfigError: naming it.
+        """
+        if type(loop.objective).correct is Objective.correct:
+            raise ConfigError(
+                f'objective "{loop.objective.name}" says of no example whether it is right, so '
+                "nothing can be counted by group; leave the groups out"
+            )
+
     def stepped(self, loop: Loop, record: StepRecord) -> None:
         """Note who was chosen."""
         del loop
@@ -51,7 +65,8 @@ class GroupAudit(Hook):
         """Look at the test set once more, and write the counts."""
         self._settle()
         test = loop.task.evaluation
-        found = evaluate(loop.model, test, loop.feeder, loop.config.precision)
+        found = evaluate(loop.model, test, loop.feeder, loop.config.precision, loop.objective)
+        assert found.correct_N is not None  # see started
         GroupCounts(
             names=self._names,
             pool=self._count(loop.task.train.rows_N).tolist(),

@@ -59,7 +59,8 @@ class Companion:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * self.spec.lr_factor
         batch = chosen if self.spec.learns == "chosen" else self._sample(pool, chosen, step)
-        training_step(self.model, self._optimizer, batch, None, self._config)
+        objective = self._scoring.objective
+        training_step(self.model, self._optimizer, batch, None, self._config, objective)
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
@@ -74,4 +75,5 @@ class Companion:
         """As many candidates as were chosen, at random."""
         ids_B = ids_of(pool)
         numbers_B = keyed_uniform(ids_B, stream(self._config.seed, "companion", step))
-        return trimmed(take(pool, top_k(numbers_B, ids_B, ids_of(chosen).numel())))
+        part = take(pool, top_k(numbers_B, ids_B, ids_of(chosen).numel()))
+        return trimmed(part, per_token=self._scoring.objective.per_token)

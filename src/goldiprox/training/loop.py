@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import ID, Batch, default_logits, take, trimmed
+from goldiprox.batch import ID, Batch, model_output, take, trimmed
 from goldiprox.config import TrainConfig
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.evidence.forward import ScoringPass
+from goldiprox.evidence.mode import scoring_mode
 from goldiprox.models.registry import parameter_count
 from goldiprox.models.vision import Factory
+from goldiprox.objectives import objective as objective_named
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import MARKS, StepLog, StepRecord
@@ -31,6 +33,7 @@ from goldiprox.training.companion import Companion
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.hooks import Hook
 from goldiprox.training.optimization import (
+    Stepped,
     make_optimizer,
     resolve_device,
     resolve_precision,
@@ -132,6 +135,7 @@ class Loop:
         self.keep_best = keep_best
         self.hooks = tuple(hooks)
         self._start = start
+        self.objective = task.objective or objective_named(config.objective)
         self.per_epoch = config.steps_per_epoch(len(task.train))
         self.total = config.total_steps(len(task.train))
         self.device = resolve_device(config.device)
@@ -155,6 +159,7 @@ class Loop:
             precision=resolve_precision(config.scoring_precision, self.device),
             micro_batch=config.scoring_micro_batch,
             batchnorm=config.scoring_batchnorm,
+            objective=self.objective,
             feature_layer=config.feature_layer,
             dropout_samples=config.dropout_samples,
             dropout_shared=config.dropout_shared,
@@ -167,6 +172,7 @@ class Loop:
         self.step = 0
         self.examples = 0
         self.drawn: Draw | None = None
+        self.stepped: Stepped | None = None
         self._marks = {
             mark: task.train.mark(mark)
             for mark in MARKS
@@ -175,7 +181,8 @@ class Loop:
         if self.chooser.method.plan is pools or config.batch == 1:  # others leave no batch of one
             self._require_batches_that_normalise()
         few = self.feeder(task.train, self.feeder.typical(task.train, 8))
-        self._flops = flops_per_example(self.model, few)
+        self._require_fitting(few)
+        self._flops = flops_per_example(self.model, few, objective=self.objective)
         self.plan = (plan or self.chooser.method.plan)(
             Course(
                 ids_N=task.train.ids_N,
@@ -211,8 +218,21 @@ class Loop:
             model,
             precision=resolve_precision(self.config.scoring_precision, self.device),
             micro_batch=self.config.scoring_micro_batch,
+            objective=self.objective,
         )
-        return Companion(model, spec, self.config, scoring, flops_per_example(model, few))
+        flops = flops_per_example(model, few, objective=self.objective)
+        return Companion(model, spec, self.config, scoring, flops)
+
+    def _require_fitting(self, few: Batch) -> None:
+        """Find out now if the model's output or any target does not fit the objective."""
+        with torch.no_grad(), scoring_mode(self.model, "running"):
+            output = model_output(self.model, few)
+            self.objective.losses(output, few)
+        if isinstance(output, Tensor):
+            for examples in (self.task.train, self.task.evaluation):
+                self.objective.require_values(
+                    examples.targets_N, examples.ids_N, int(output.shape[-1])
+                )
 
     def _require_batches_that_normalise(self) -> None:
         """Find out now, not at the end of the first epoch, if a batch of one cannot be trained on.
@@ -225,7 +245,7 @@ class Loop:
         twin = copy.deepcopy(self.model)
         try:
             with torch.no_grad(), torch.random.fork_rng(self._cuda_devices):
-                default_logits(twin, self.feeder(self.task.train, torch.arange(1)))
+                model_output(twin, self.feeder(self.task.train, torch.arange(1)))
         except ValueError as error:
             raise ConfigError(
                 f"the last pool of an epoch has {last} candidates, of which 1 is chosen, and this "
@@ -298,7 +318,8 @@ class Loop:
                 self._read_ahead()
             with clock("scoring", examples=size, flops=self._scoring_flops(size)):
                 selection = self._select(pool, draw)
-                batch = trimmed(take(pool, selection.positions_k))
+                per_token = self.objective.per_token
+                batch = trimmed(take(pool, selection.positions_k), per_token=per_token)
         else:
             with clock("scoring", examples=0):
                 selection = draw.chosen or self._select_unseen(draw)
@@ -309,7 +330,9 @@ class Loop:
         k = len(selection)
         with clock("training", examples=k, flops=self._flops[1] * k):
             weights_k = selection.weights_k.to(self.device) if selection.weighted else None
-            logits_kC = training_step(self.model, self.optimizer, batch, weights_k, config)
+            self.stepped = stepped = training_step(
+                self.model, self.optimizer, batch, weights_k, config, self.objective
+            )
         if self.companion is not None:
             with clock("scoring", flops=self.companion.flops[1] * k):
                 self.companion.learn(pool, batch, self.step, lr)
@@ -319,8 +342,8 @@ class Loop:
             lr=lr,
             selection=selection,
             pool_size=size,
-            logits_kC=logits_kC,
-            targets_k=batch[2],
+            loss_k=stepped.loss_k,
+            correct_k=stepped.correct_k,
         )
         if self.plan.observes:
             self.plan.observe(draw, selection, record.loss_k)
@@ -372,7 +395,13 @@ class Loop:
         forward, _ = self._flops
         count = len(self.task.evaluation)
         with self.clock("evaluation", examples=count, flops=forward * count):
-            found = evaluate(self.model, self.task.evaluation, self.feeder, self.config.precision)
+            found = evaluate(
+                self.model,
+                self.task.evaluation,
+                self.feeder,
+                self.config.precision,
+                self.objective,
+            )
         self.clock.settle()
         paid = self.ledger.total(RUN_PHASES)
         loss = found.mean_loss
@@ -388,9 +417,10 @@ class Loop:
                 step=self.step,
                 epoch=self.step / self.per_epoch,
                 examples=self.examples,
-                accuracy=found.accuracy,
+                accuracy=found.metrics.get("accuracy"),
                 loss=loss,
-                matthews=found.matthews if self.task.num_classes == 2 else None,
+                matthews=found.metrics.get("matthews") if self.task.num_classes == 2 else None,
+                metrics=dict(found.metrics),
                 seconds=paid.seconds,
                 flops=paid.flops,
             )
@@ -404,8 +434,16 @@ class Loop:
         return losses.index(min(losses)) < len(losses) - patience
 
     def _status(self) -> str:
-        last = f", accuracy {self.evaluations[-1].accuracy:.1%}" if self.evaluations else ""
-        return f"step {self.step}/{self.total}{last}"
+        return f"step {self.step}/{self.total}{self._latest()}"
+
+    def _latest(self) -> str:
+        """The headline of the last evaluation."""
+        headline = self.objective.headline
+        value = self.evaluations[-1].metrics.get(headline.name) if self.evaluations else None
+        if value is None:
+            return ""
+        shown = f"{value:.1%}" if headline.unit == "share" else f"{value:.4g}"
+        return f", {headline.title} {shown}"
 
     def _marks_of(self, ids: Tensor) -> dict[str, Tensor]:
         positions = self.task.train.positions_of(ids)
@@ -436,6 +474,22 @@ class Loop:
         if state is not None:
             restore(self, state)
 
+    def _outcome(self) -> dict[str, Any]:
+        """How well the run ended, by the objective's headline."""
+        headline = self.objective.headline
+        values = [e.metrics[headline.name] for e in self.evaluations if headline.name in e.metrics]
+        accuracies = [e.accuracy for e in self.evaluations if e.accuracy is not None]
+        found: dict[str, Any] = {"final_loss": self.evaluations[-1].loss}
+        if accuracies:
+            found |= {"final_accuracy": accuracies[-1], "best_accuracy": max(accuracies)}
+        if values:
+            found |= {
+                "metric": asdict(headline),
+                "final": values[-1],
+                "best": headline.best(values),
+            }
+        return found
+
     def _finish(self) -> Trained:
         self.log.settle()
         if self.best is not None:
@@ -447,13 +501,7 @@ class Loop:
                 evaluations=[asdict(e) for e in self.evaluations],
                 ledger=self.ledger.to_json(),
                 weights=self.model.state_dict(),
-                result={
-                    "steps": self.step,
-                    "examples": self.examples,
-                    "final_accuracy": self.evaluations[-1].accuracy,
-                    "best_accuracy": max(e.accuracy for e in self.evaluations),
-                    "final_loss": self.evaluations[-1].loss,
-                },
+                result={"steps": self.step, "examples": self.examples, **self._outcome()},
             )
             self.log.drop_parts()
         return Trained(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import AdamW
 
-from goldiprox.batch import Batch, cross_entropy_losses, default_logits, require_targets
+from goldiprox.batch import Batch, ids_of, model_output
 from goldiprox.config import LearnerConfig, TrainConfig
 from goldiprox.evidence.mode import Precision, autocast
+from goldiprox.objectives import CLASSIFICATION, Objective
 from goldiprox.schema import ConfigError
 
 __all__ = [
+    "Stepped",
     "make_optimizer",
     "resolve_device",
     "resolve_precision",
@@ -85,13 +86,31 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     return AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """What a training step saw, before the update; on the device, detached.
+
+    Attributes:
+        output: what the model made of the batch.
+        batch: the chosen examples.
+        loss_k: their losses, unreduced.
+        correct_k: bool, whether each was predicted correctly; None where nothing is right or wrong.
+    """
+
+    output: Any
+    batch: Batch
+    loss_k: Tensor
+    correct_k: Tensor | None
+
+
 def training_step(
     model: nn.Module,
     optimizer: AdamW,
     batch: Batch,
     weights_k: Tensor | None,
     config: TrainConfig,
-) -> Tensor:
+    objective: Objective = CLASSIFICATION,
+) -> Stepped:
     """One optimizer step on the weighted mean of the chosen examples' losses.
 
     Args:
@@ -100,21 +119,22 @@ def training_step(
         batch: the chosen examples, on the model's device.
         weights_k: weights in the mean; None for all ones.
         config: for the precision.
+        objective: what the model is trained for.
 
     Returns:
-        logits_kC before the update, float32.
+        Output, losses and what was correct, before the update.
     """
-    targets_k = require_targets(batch)
-    with autocast(targets_k.device, config.precision):
-        logits_kC = default_logits(model, batch).float()
-    if weights_k is None:
-        mean = F.cross_entropy(logits_kC, targets_k)
-    else:
-        mean = (cross_entropy_losses(logits_kC, batch) * weights_k).mean()
+    with autocast(ids_of(batch).device, config.precision):
+        output = model_output(model, batch)
+    mean, loss_k = objective.weighted_mean(output, batch, weights_k)
     # What zero_grad does; with all that it does beside, it costs a small model 2 % of a step.
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
     mean.backward()
     optimizer.step()
-    return logits_kC.detach()
+    if isinstance(output, Tensor):
+        output = output.detach()
+    with torch.no_grad():
+        correct_k = objective.correct(output, batch)
+    return Stepped(output=output, batch=batch, loss_k=loss_k, correct_k=correct_k)

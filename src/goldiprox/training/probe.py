@@ -42,7 +42,7 @@ class LossProbe(Hook):
 
     def epoch_ended(self, loop: Loop, epoch: int) -> None:
         """Evaluate; no side effects."""
-        found = evaluate(loop.model, self._examples, loop.feeder)
+        found = evaluate(loop.model, self._examples, loop.feeder, objective=loop.objective)
         self._losses[f"epoch_{epoch}"] = found.loss_N
 
     def finished(self, loop: Loop) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import Batch, default_logits, ids_of, take
+from goldiprox.batch import Batch, ids_of, model_output, take
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import BatchNormMode, Precision, device_of
+from goldiprox.objectives import CLASSIFICATION, Given, Objective
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
 from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
@@ -25,7 +26,7 @@ from goldiprox.selection.methods import Method, method
 from goldiprox.selection.plans import pools
 from goldiprox.selection.selectors import StatefulSelector, how_many
 
-__all__ = ["Chooser", "Chosen"]
+__all__ = ["Chooser", "Chosen", "require_classes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +65,20 @@ class Chooser:
         precision: ``bf16`` scores under autocast.
         micro_batch: score at most this many examples at once.
         batchnorm: ``batch`` or ``running`` statistics in the scoring pass.
-        logits: how to get logits_BC from ``(model, batch)``, where the default does not fit.
-        per_example_loss: how to get loss_B from ``(model, batch)``, for any loss that is not
-            cross-entropy on logits.
+        objective: what the model is trained for: ``classification``, ``multilabel``,
+            ``regression``, ``language-model``, an :class:`~goldiprox.Objective` or a function
+            ``(output, batch) -> loss_B`` of your own, or its name as ``package.module:name``.
+        logits: how to get the output that the objective takes from ``(model, batch)``, where the
+            default does not fit.
+        per_example_loss: how to get loss_B from ``(model, batch)``, in the objective's place.
         feature_layer: name of the linear layer whose inputs are an example's features, for methods
             that need them; the last one that runs unless given.
         dropout_samples: how many dropout masks are sampled, for methods that need any.
         dropout_shared: whether all candidates of a pool share each sample's masks.
 
     Raises:
-        ConfigError: for an unknown method, a share outside (0, 1], a table that is missing, or no
+        ConfigError: for an unknown method or objective, a method that needs class probabilities
+            with an objective that has none, a share outside (0, 1], a table that is missing, or no
             dropout samples.
     """
 
@@ -88,7 +93,8 @@ class Chooser:
         precision: Precision = "float32",
         micro_batch: int | None = None,
         batchnorm: BatchNormMode = "batch",
-        logits: Callable[[nn.Module, Batch], Tensor] = default_logits,
+        objective: Given = CLASSIFICATION,
+        logits: Callable[[nn.Module, Batch], Any] = model_output,
         per_example_loss: Callable[[nn.Module, Batch], Tensor] | None = None,
         feature_layer: str | None = None,
         dropout_samples: int = 10,
@@ -109,12 +115,14 @@ class Chooser:
             precision=precision,
             micro_batch=micro_batch,
             batchnorm=batchnorm,
+            objective=objective,
             logits=logits,
             per_example_loss=per_example_loss,
             feature_layer=feature_layer,
             mc_samples=dropout_samples,
             mc_consistent=dropout_shared,
         )
+        require_classes(self.method, self._scoring.objective)
         self._irreducible = self._lookup(irreducible) if self.method.needs_irreducible else None
 
     def __call__(self, batch: Batch, known: Mapping[str, Tensor] | None = None) -> Chosen:
@@ -126,7 +134,8 @@ class Chooser:
 
         Raises:
             NonFinite: if a score is NaN or infinite; the message names the ids.
-            TableError: if the irreducible-loss table lacks an id.
+            TableError: if the irreducible-loss table lacks an id, or holds an infinite value.
+            DataError: if the model's output or the targets do not fit the objective.
             ConfigError: if the method decides for whole epochs rather than for each pool.
         """
         if self.method.plan is not pools:
@@ -168,6 +177,8 @@ class Chooser:
             selection = self._selector(evidence, k, self._generator())
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
+            if evidence.loss_B is not None or evidence.grad_norm_bound_B is not None:
+                self._scoring.blame(batch)
             raise
         self.step += 1
         return selection
@@ -209,7 +220,7 @@ class Chooser:
 
     def _blame_table(self, irreducible_B: Tensor | None, ids_B: Tensor) -> None:
         """If it was the table that made a score non-finite, say so."""
-        if irreducible_B is None:
+        if irreducible_B is None or self._irreducible is None:
             return
         absent = ids_B[irreducible_B.isnan()]
         if absent.numel():
@@ -218,6 +229,26 @@ class Chooser:
                 f"pool (first: {id_list(absent, 3)}); make one for this data with: "
                 "goldiprox irreducible"
             ) from None
+        infinite = ids_B[irreducible_B.isinf()]
+        if infinite.numel():
+            raise TableError(
+                f"the irreducible-loss table holds an infinite value for {infinite.numel()} of "
+                f"{ids_B.numel()} ids of this pool (first: {id_list(infinite, 3)}); correct it, or "
+                "make one for this data with: goldiprox irreducible"
+            ) from None
+
+
+def require_classes(entry: Method, objective: Objective) -> None:
+    """Refuse a method that needs classes for an objective that has none.
+
+    Raises:
+        ConfigError: naming both, and methods that work for all objectives.
+    """
+    if entry.needs_classes and not objective.has_classes:
+        raise ConfigError(
+            f'method "{entry.name}" needs classes, which objective "{objective.name}" does not '
+            "have; choose by the loss (rho-loss, loss) or its gradient (grad-norm, grad-norm-bound)"
+        )
 
 
 def _evidence(value: Tensor, device: torch.device) -> Tensor:

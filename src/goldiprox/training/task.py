@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.splits import Examples
+from goldiprox.objectives import Objective
 from goldiprox.records.ledger import Ledger
 from goldiprox.training.feed import Feeder
 
@@ -20,12 +21,21 @@ Report = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run trains on and is evaluated on."""
+    """What a run trains on and is evaluated on.
+
+    Attributes:
+        train: the training examples.
+        evaluation: the examples that the curve is measured on.
+        preprocess: makes the model's inputs.
+        num_classes: size of the model's output.
+        objective: what the model is trained for; the one that the settings name unless given.
+    """
 
     train: Examples
     evaluation: Examples
     preprocess: Preprocess
     num_classes: int
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +46,10 @@ class Evaluation:
         step: training steps done.
         epoch: passes over the pools done, fractional.
         examples: examples trained on so far.
-        accuracy: share of the evaluation set classified correctly.
-        loss: mean cross-entropy on it, nats.
+        loss: mean loss on the evaluation set.
+        accuracy: share of it classified correctly; None where the objective has no accuracy.
         matthews: Matthews correlation on it; None unless there are two classes.
+        metrics: all metrics of the objective by name; empty in records of version 0.1.0.
         seconds: wall seconds of loading, scoring and training so far (no evaluation).
         flops: floating-point operations of the same.
     """
@@ -46,9 +57,10 @@ class Evaluation:
     step: int
     epoch: float
     examples: int
-    accuracy: float
+    accuracy: float | None
     loss: float
     matthews: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float
     flops: float
 

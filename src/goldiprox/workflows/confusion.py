@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from goldiprox.batch import default_logits
+from goldiprox.batch import model_output
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.evidence.mode import scoring_mode
@@ -55,7 +55,7 @@ def confusion_matrix(
     with torch.no_grad(), scoring_mode(trained.model, "running"):
         for positions_B in torch.arange(len(splits.holdout)).split(BATCH):
             batch = feeder(splits.holdout, positions_B)
-            predicted_B = default_logits(trained.model, batch).argmax(1).cpu()
+            predicted_B = model_output(trained.model, batch).argmax(1).cpu()
             pairs = torch.stack([splits.holdout.targets_N[positions_B], predicted_B])
             counts_CC.index_put_((pairs[0], pairs[1]), torch.tensor(1), accumulate=True)
     written = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from goldiprox.batch import default_logits
+from goldiprox.batch import model_output
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.evidence.mode import scoring_mode
@@ -57,7 +57,7 @@ def require_proxy(arm: Arm, config: TrainConfig, splits: Splits) -> None:
     require_possible(settings, task)
     loop = Loop(replace(settings, method="uniform"), task)
     with torch.no_grad(), scoring_mode(loop.model, "running"):
-        logits = default_logits(loop.model, loop.feeder(task.train, torch.arange(2)))
+        logits = model_output(loop.model, loop.feeder(task.train, torch.arange(2)))
     if logits.dim() != 2 or logits.shape[1] != task.num_classes:
         raise ConfigError(
             f"--proxy {arm.proxy} gives {tuple(logits.shape[1:])} outputs an example, and "

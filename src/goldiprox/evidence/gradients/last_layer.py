@@ -14,6 +14,7 @@ __all__ = [
     "LastLayer",
     "feature_norms",
     "last_layer_gradient_norms",
+    "last_layer_norms",
     "logit_gradient_norms",
     "penultimate_features",
     "scaled_by_features",
@@ -79,6 +80,35 @@ def scaled_by_features(bound_B: Tensor, norm_B: Tensor, *, bias: bool) -> Tensor
         grad_norm_B of the last layer.
     """
     return bound_B * (torch.hypot(norm_B, norm_B.new_ones(())) if bias else norm_B)
+
+
+def last_layer_norms(slope: Tensor, features: Tensor, *, bias: bool) -> Tensor:
+    """Exact norm of any loss's gradient over the last linear layer alone.
+
+    Args:
+        slope: gradient of each example's loss with respect to the layer's outputs: [B], [B, C], or
+            [B, L, C] of a layer that runs on every token.
+        features: the layer's inputs, [B, D] or [B, L, D].
+        bias: whether the layer has a bias.
+
+    Returns:
+        grad_norm_B of the last layer.
+
+    Raises:
+        ConfigError: if the two do not fit each other.
+    """
+    size = slope.shape[0]
+    if features.dim() == 2:
+        norm_B = feature_norms(features, size)
+        bound_B = torch.linalg.vector_norm(slope.reshape(size, -1), dim=1)
+        return scaled_by_features(bound_B, norm_B, bias=bias)
+    if features.dim() != 3 or slope.dim() != 3 or features.shape[:2] != slope.shape[:2]:
+        require_vectors(features, size)  # refuses
+    # The gradient is a sum over tokens of outer products, s_t h_t'.
+    features = features.to(slope.dtype)
+    products_BLL = features @ features.mT + float(bias)
+    square_B = (products_BLL * (slope @ slope.mT)).sum((1, 2))
+    return square_B.clamp(min=0).sqrt()
 
 
 def require_vectors(features_BD: Tensor, size: int) -> Tensor:
