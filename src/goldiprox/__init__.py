@@ -12,6 +12,7 @@ In a training loop of one's own::
 from __future__ import annotations
 
 from goldiprox.data.wrap import with_ids
+from goldiprox.objectives import Metric, Objective
 from goldiprox.precompute.irreducible import irreducible_losses
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import Evidence, GoldiproxError, Selection
@@ -27,6 +28,8 @@ __all__ = [
     "Evidence",
     "GoldiproxError",
     "Method",
+    "Metric",
+    "Objective",
     "ScoreTable",
     "Selection",
     "__version__",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from goldiprox.evidence.mode import BatchNormMode, Precision
@@ -263,6 +263,19 @@ class IrreducibleConfig:
     def resolved_model(self, target_model: str, example_shape: tuple[int, ...]) -> str:
         """The model's name, ``auto`` resolved."""
         return small_model(self.model, target_model, example_shape)
+
+    def beside(self, target: LearnerConfig) -> IrreducibleConfig:
+        """The same settings with the target model's objective.
+
+        Raises:
+            ConfigError: if another one was asked for.
+        """
+        if self.objective not in (LATER["objective"], target.objective):
+            raise ConfigError(
+                f"the irreducible-loss model's objective {self.objective} is not the target "
+                f"model's, {target.objective}: the difference of their losses would mean nothing"
+            )
+        return replace(self, objective=target.objective)
 
     def training(self, model: str, holdout: int, member: int = 0) -> TrainConfig:
         """Its training run: every example of the holdout set, shuffled, no selection.

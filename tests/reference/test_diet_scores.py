@@ -140,10 +140,8 @@ class Notes(Hook):
         self.visits = {}
 
     def stepped(self, loop, record):
-        logits = record.logits_kC.double().tolist()
-        for i, z, y in zip(
-            record.selection.ids_k.tolist(), logits, record.targets_k.tolist(), strict=True
-        ):
+        logits, targets = loop.stepped.output.double().tolist(), loop.stepped.batch[2].tolist()
+        for i, z, y in zip(record.selection.ids_k.tolist(), logits, targets, strict=True):
             margin = max(v for c, v in enumerate(z) if c != y) - z[y]
             self.visits.setdefault(i, []).append((margin < 0, margin))
 

@@ -6,20 +6,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from goldiprox.batch import (
-    cross_entropy_losses,
-    default_logits,
     ids_of,
     lengths_of,
     micro_batches,
+    model_output,
     require_targets,
     take,
     targets_of,
     to_device,
     trimmed,
 )
+from goldiprox.objectives import CLASSIFICATION
 from goldiprox.schema import DataError
 
 IDS = torch.tensor([50, 30, 10, 40, 20])
@@ -64,7 +63,7 @@ def test_a_batch_without_targets_is_refused_with_the_remedy():
     with pytest.raises(DataError, match="per_example_loss"):
         require_targets((IDS, INPUTS))
     with pytest.raises(DataError, match="labels, label, targets, target"):
-        cross_entropy_losses(INPUTS, {"id": IDS, "x": INPUTS})
+        require_targets({"id": IDS, "x": INPUTS})
 
 
 def test_taking_keeps_the_structure_and_the_order_asked_for():
@@ -117,26 +116,44 @@ def test_micro_batches_join_to_the_whole(batch, size):
 
 
 def test_logits_from_tuples_dicts_and_wrapped_outputs():
-    assert torch.equal(default_logits(Net(), TUPLE), INPUTS)
+    assert torch.equal(model_output(Net(), TUPLE), INPUTS)
     only_inputs = {"id": IDS, "x": INPUTS, "labels": TARGETS, "scale": torch.tensor(2.0)}
-    assert torch.equal(default_logits(Net(), only_inputs), INPUTS * 2)
-    assert torch.equal(default_logits(Wrapped(), TUPLE), INPUTS + 1)
+    assert torch.equal(model_output(Net(), only_inputs), INPUTS * 2)
+    assert torch.equal(model_output(Wrapped(), TUPLE), INPUTS + 1)
 
 
-def test_losses_are_per_example_and_float32():
-    loss_B = cross_entropy_losses(INPUTS.bfloat16(), TUPLE)
-    assert loss_B.dtype == torch.float32
-    by_hand = [
-        float(torch.logsumexp(row.double(), 0) - row.double()[t])
-        for row, t in zip(INPUTS.bfloat16(), TARGETS.tolist(), strict=True)
-    ]
-    assert torch.allclose(loss_B.double(), torch.tensor(by_hand).double(), atol=1e-6)
-    assert not torch.allclose(loss_B, F.cross_entropy(INPUTS, TARGETS).expand(5))
+class Returning(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(x)
+
+
+def test_logits_are_unwrapped_where_it_is_said_which_they_are():
+    for wrap in (
+        lambda x: {"logits": x, "hidden": -x},
+        lambda x: {"prediction": x},
+        lambda x: (x,),
+        lambda x: [x],
+        lambda x: SimpleNamespace(logits=x),
+        lambda x: namedtuple("Output", "logits aux_logits")(x, -x),
+    ):
+        assert torch.equal(model_output(Returning(wrap), TUPLE), INPUTS)
+
+
+def test_which_of_several_tensors_is_meant_is_not_guessed():
+    for wrap in (lambda x: (x, -x), lambda x: {"out": x, "aux": -x}):
+        output = model_output(Returning(wrap), TUPLE)
+        assert not isinstance(output, torch.Tensor)
+        with pytest.raises(DataError, match=r'"logits".*logits='):
+            CLASSIFICATION.losses(output, TUPLE)
 
 
 def test_a_tuple_may_carry_a_dict_of_named_inputs():
     batch = (IDS, {"x": INPUTS, "scale": torch.tensor(2.0)}, TARGETS)
-    assert torch.equal(default_logits(Net(), batch), INPUTS * 2)
+    assert torch.equal(model_output(Net(), batch), INPUTS * 2)
     ids, inputs, targets = take(batch, torch.tensor([3, 1]))
     assert (ids.tolist(), targets.tolist()) == ([40, 30], [0, 1])
     assert torch.equal(inputs["x"], INPUTS[[3, 1]])

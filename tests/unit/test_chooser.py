@@ -141,7 +141,7 @@ def test_a_table_with_an_infinite_value_is_refused(model, data, make_table):
     table = make_table(range(N))
     table.columns["irreducible_loss"][3] = math.inf
     choose = goldiprox.Chooser(model, "irreducible", irreducible=table)
-    with pytest.raises(NonFinite, match=r"ids 3\)"):
+    with pytest.raises(TableError, match=r"table holds an infinite value for 1 of 20 .*first: 3\)"):
         choose((torch.arange(20), data[0][:20], data[1][:20]))
 
 

@@ -91,8 +91,8 @@ def write_run(tmp_path):
                     lr=0.1,
                     selection=Selection.of(ids_k, torch.arange(batch)),
                     pool_size=10 * batch,
-                    logits_kC=torch.eye(2)[(torch.arange(batch) >= right).long()],
-                    targets_k=torch.zeros(batch, dtype=torch.int64),
+                    loss_k=torch.ones(batch),
+                    correct_k=torch.arange(batch) < right,
                 )
             )
         log.merge()

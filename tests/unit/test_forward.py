@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from goldiprox.evidence import forward, mode
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import scoring_mode
+from goldiprox.objectives import log_probabilities
 from goldiprox.schema import ConfigError, DataError
 
 B, D, C = 30, 6, 4
@@ -380,7 +381,7 @@ def test_nothing_to_score_yields_nothing(linear):
 @pytest.mark.parametrize("classes", [2, 3, 10, 15, 16, 40])
 def test_log_probabilities_of_few_and_many_classes(classes):
     logits = 20 * torch.randn(50, classes, generator=torch.Generator().manual_seed(classes))
-    found = forward.log_probabilities(logits)
+    found = log_probabilities(logits)
     assert found.is_contiguous()
     assert torch.allclose(found.double(), logits.double().log_softmax(1), rtol=1e-6, atol=1e-6)
 

@@ -31,7 +31,7 @@ class Watching(Hook):
             raise Stop
         self.steps.append(record.step)
         self.ids += record.selection.ids_k.tolist()
-        assert len(record.loss_k) == len(record.logits_kC) == len(record.selection)
+        assert len(record.loss_k) == len(loop.stepped.output) == len(record.selection)
 
     def epoch_ended(self, loop, epoch):
         assert loop.step == epoch * loop.per_epoch

@@ -26,8 +26,8 @@ def record(step, ids=(7, 3), losses=(0.5, 1.5), weights=None, scores=None):
         lr=0.1 / (step + 1),
         selection=selection,
         pool_size=len(pool),
-        logits_kC=torch.tensor([[-math.log(math.expm1(loss)), 0.0] for loss in losses]),
-        targets_k=torch.zeros(2, dtype=torch.int64),
+        loss_k=torch.tensor(losses),
+        correct_k=torch.tensor(losses) < math.log(2),
     )
 
 
@@ -86,8 +86,8 @@ def ragged(step):
     )
     return StepRecord(
         step=step, epoch=0, lr=0.1, selection=selection, pool_size=len(pool_B),
-        logits_kC=torch.randn(k, 5, generator=generator),
-        targets_k=torch.randint(0, 5, (k,), generator=generator),
+        loss_k=torch.rand(k, generator=generator),
+        correct_k=torch.rand(k, generator=generator) < 0.5,
     )  # fmt: skip
 
 
@@ -112,8 +112,7 @@ def test_each_row_is_its_step_s_own_whatever_it_is_settled_with(every, tmp_path)
         assert row["ids"] == chosen.ids_k.tolist()
         assert row["weights"] == (chosen.weights_k.tolist() if chosen.weighted else None)
         assert row["loss"] == pytest.approx(float(expected.loss_k.double().mean()), rel=1e-6)
-        right = (expected.logits_kC.argmax(1) == expected.targets_k).sum()
-        assert row["already_correct"] == int(right)
+        assert row["already_correct"] == int(expected.correct_k.sum())
         assert row["corrupted"] == int((chosen.ids_k < 5).sum())
         assert row["low_relevance"] is None
         if chosen.scores_B is None:

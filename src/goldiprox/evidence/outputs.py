@@ -24,6 +24,7 @@ from goldiprox.evidence.gradients import (
     scaled_by_features,
 )
 from goldiprox.objectives import Objective, log_probabilities, require_losses
+from goldiprox.objectives.classification import is_distribution
 from goldiprox.schema import ConfigError, Evidence
 
 __all__ = ["HELD_VALUES", "LABEL_FIELDS", "ClassOutputs", "evidence_of", "put"]
@@ -80,7 +81,10 @@ class ClassOutputs:
     def _losses(self, log_probs_BC: Tensor) -> Tensor:
         targets_B = self._labels()
         if targets_B.is_floating_point():  # a probability for each class
-            return F.cross_entropy(self.logits_BC, targets_B.float(), reduction="none")
+            loss_B = F.cross_entropy(self.logits_BC, targets_B, reduction="none")
+            if targets_B.device.type == "cpu":
+                return loss_B
+            return loss_B.masked_fill_(~is_distribution(targets_B), torch.nan)
         if targets_B.device.type == "cpu":  # their values have been looked at
             return F.nll_loss(log_probs_BC, targets_B, reduction="none")
         safe_B = targets_B.clamp(0, log_probs_BC.shape[1] - 1)

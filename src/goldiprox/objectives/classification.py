@@ -50,7 +50,7 @@ class Classification(Objective):
         logits_BC, targets_B = self.fitted(output, batch)
         if targets_B.is_floating_point():  # a probability for each class
             loss_B = F.cross_entropy(logits_BC, targets_B, reduction="none")
-            return loss_B.masked_fill(~_is_distribution(targets_B), torch.nan)
+            return loss_B.masked_fill(~is_distribution(targets_B), torch.nan)
         # Label -100 would cost nothing, and others would end the process on a GPU.
         safe_B = targets_B.clamp(0, logits_BC.shape[1] - 1)
         loss_B = F.cross_entropy(logits_BC, safe_B, reduction="none")
@@ -101,7 +101,7 @@ class Classification(Objective):
         if not targets.numel():
             return
         if targets.is_floating_point():
-            bad = ~_is_distribution(targets)
+            bad = ~is_distribution(targets)
             if bool(bad.any()):
                 raise DataError(
                     f"the labels of ids {id_list(ids[bad])} are rows of numbers that do not sum "
@@ -259,5 +259,6 @@ def _labels(targets_B: Tensor) -> Tensor:
     return targets_B.argmax(1) if targets_B.is_floating_point() else targets_B
 
 
-def _is_distribution(targets_BC: Tensor) -> Tensor:
+def is_distribution(targets_BC: Tensor) -> Tensor:
+    """Bool of shape [B], whether a row is a probability for each class."""
     return (targets_BC >= 0).all(1) & ((targets_BC.sum(1) - 1).abs() <= TOLERANCE)

@@ -7,7 +7,7 @@ mean over the replicas is what Paul et al. 2021 rank by; their spread is kept be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goldiprox.config import Schedule, TrainConfig, config_hash
+from goldiprox.config import Schedule, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.evidence.forward import ScoringPass
@@ -400,7 +400,7 @@ def score_replica(
 
 def replica_identity(splits: Splits, config: ScoreConfig, replica: int) -> dict[str, Any]:
     """Everything that decides a replica's scores; how many there are of it does not."""
-    settings = asdict(config)
+    settings = settings_of(config)
     del settings["replicas"]
     settings["scores"] = [entry.name for entry in config.entries]
     settings["epoch"] = list(config.epoch)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from goldiprox.batch import Batch, model_output, to_device
-from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
+from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import device_of
@@ -95,7 +95,7 @@ def irreducible_settings(
     name = config.resolved_model(target_model, splits.train.store.example_shape)
     data = asdict(splits.config)
     del data["data_dir"]  # where the files lie does not change what they are
-    return {"data": data, "irreducible": asdict(replace(config, model=name))}
+    return {"data": data, "irreducible": settings_of(replace(config, model=name))}
 
 
 def irreducible_table(
@@ -167,6 +167,7 @@ def irreducible_table(
         "config": run,
         "config_hash": config_hash(run),
         "model": name,
+        "objective": config.objective,
         **_over_all(models),
         "models": models,
         "ledger": ledger.to_json(),
@@ -266,6 +267,7 @@ def irreducible_losses(
         logits=logits,
         per_example_loss=per_example_loss,
     )
+    said = {} if per_example_loss is not None else {"objective": scoring.objective.name}
     ids: list[Tensor] = []
     losses: list[Tensor] = []
     for batch in batches:
@@ -285,7 +287,7 @@ def irreducible_losses(
         columns={
             IRREDUCIBLE_LOSS: torch.cat(losses).numpy() if ids else np.empty(0, dtype=np.float32)
         },
-        provenance={"kind": "irreducible-loss", **(provenance or {})},
+        provenance={"kind": "irreducible-loss", **said, **(provenance or {})},
     )
 
 

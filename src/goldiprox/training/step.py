@@ -216,6 +216,13 @@ class Chooser:
                 "goldiprox irreducible DATASET --out il.parquet"
             )
         table = irreducible if isinstance(irreducible, Table) else open_table(Path(irreducible))
+        made_for = table.provenance.get("objective")
+        if made_for not in (None, self._scoring.objective.name):
+            raise TableError(
+                f"{table.path or 'the irreducible-loss table'} holds losses of objective "
+                f'"{made_for}", and the model is trained for "{self._scoring.objective.name}": '
+                "their difference would mean nothing; make a table with the model's objective"
+            )
         return table.lookup(IRREDUCIBLE_LOSS)
 
     def _blame_table(self, irreducible_B: Tensor | None, ids_B: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from goldiprox.analysis.compare import summarise
 from goldiprox.analysis.gallery import collect_gallery
-from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
+from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, settings_of
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
@@ -96,7 +96,7 @@ def compare(
         config = replace(config, model=factory_name(factory))
     config = resolved(config, splits.train.store.example_shape)
     progress = progress or Progress()
-    irreducible = irreducible or IrreducibleConfig()
+    irreducible = (irreducible or IrreducibleConfig()).beside(config)
     arms = arms_of(config)
     for entry in arms:
         for batch in config.batch:
@@ -197,8 +197,8 @@ def comparison_settings(
     return {
         "data": data,
         "fingerprint": splits.dataset.fingerprint,
-        "compare": asdict(config),
-        "irreducible": asdict(irreducible) if table is None else None,
+        "compare": settings_of(config),
+        "irreducible": settings_of(irreducible) if table is None else None,
         "irreducible_table": given,
     }
 

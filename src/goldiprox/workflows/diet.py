@@ -15,7 +15,7 @@ from torch import Tensor
 from goldiprox.analysis.diet import FULL, RANDOM, SHORT, agreement, curves, noise_study, readings
 from goldiprox.analysis.diet_gallery import collect_extremes
 from goldiprox.analysis.noise import cleanlab_suspicion
-from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
+from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Fold, Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
@@ -184,7 +184,7 @@ def _settings(splits: Splits, config: DietConfig, irreducible: IrreducibleConfig
                 "data": data,
                 "fingerprint": splits.dataset.fingerprint,
                 "diet": asdict(config),
-                "irreducible": asdict(irreducible),
+                "irreducible": settings_of(irreducible),
             }
         )
     )
@@ -298,7 +298,7 @@ def _train(
     number: str,
 ) -> None:
     identity = {
-        "train": asdict(run.config),
+        "train": settings_of(run.config),
         "fingerprint": splits.dataset.fingerprint,
         "examples": run.examples.label_digest(),
         "augment": splits.config.augment,

@@ -25,7 +25,7 @@ from goldiprox.analysis.dynamics import (
     window_starts,
 )
 from goldiprox.analysis.dynamics_summary import summarise_dynamics
-from goldiprox.config import config_hash
+from goldiprox.config import config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.models.registry import factory_name, parameter_count
@@ -287,7 +287,7 @@ def _run(
         {
             "data": data,
             "labels": arm.examples.label_digest(),
-            "train": asdict(config),
+            "train": settings_of(config),
             "parent": seed,
             "spawned": spawned,
         }

@@ -80,7 +80,7 @@ def compare_grid(
         GoldiproxError: if a process is killed.
     """
     progress = progress or Progress()
-    irreducible = irreducible or IrreducibleConfig()
+    irreducible = (irreducible or IrreducibleConfig()).beside(config)
     found = cells(config, grid)
     arms = arms_of(config)
     shape = splits.train.store.example_shape

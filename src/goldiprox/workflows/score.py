@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from goldiprox.config import IrreducibleConfig, config_hash
+from goldiprox.config import IrreducibleConfig, config_hash, settings_of
 from goldiprox.data.splits import Fold, Splits
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.models.registry import factory_name
@@ -326,7 +326,7 @@ def _identity(
     splits: Splits, config: ScoreConfig, irreducible: IrreducibleConfig, table: Table | None
 ) -> dict[str, Any]:
     """Everything that decides what the table holds; where files lie does not."""
-    settings = asdict(config) | {"scores": list(config.scores), "epoch": list(config.epoch)}
+    settings = settings_of(config) | {"scores": list(config.scores), "epoch": list(config.epoch)}
     identity: dict[str, Any] = {
         "fingerprint": splits.dataset.fingerprint,
         "labels": splits.full.label_digest(),
@@ -335,7 +335,7 @@ def _identity(
     }
     if IRREDUCIBLE_LOSS in config.columns:
         identity["irreducible"] = (
-            {**asdict(irreducible), "data_seed": splits.config.data_seed}
+            {**settings_of(irreducible), "data_seed": splits.config.data_seed}
             if table is None
             else table.provenance.get("config_hash")
         )

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash
+from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
@@ -86,11 +86,11 @@ def train_one(
     entry = Arm(name=name, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
     folder = RunFolder(out)
-    folder.require_same(train=asdict(config), data=_data(splits))
+    folder.require_same(train=settings_of(config), data=_data(splits))
     if entry.method.needs_irreducible_model and table is None:
         table = irreducible_for(
             splits,
-            irreducible or IrreducibleConfig(),
+            (irreducible or IrreducibleConfig()).beside(config),
             out / "irreducible.parquet",
             RunFolder(out / "irreducible"),
             target_model=config.model,
@@ -129,8 +129,7 @@ def train_one(
     result = folder.result()
     paid = Ledger.from_json(folder.ledger()).total(RUN_PHASES)
     told = {
-        "final accuracy": f"{result['final_accuracy']:.1%}",
-        "best accuracy": f"{result['best_accuracy']:.1%}",
+        **_outcome(result),
         "steps": f"{result['steps']:,} ({result['examples']:,} examples)",
         "cost": f"{paid.seconds:.1f} s, {paid.flops:.3g} FLOPs",
     }
@@ -144,6 +143,17 @@ def train_one(
         before = irreducible_cost(table).total()
         told["irreducible losses"] = f"{before.seconds:.1f} s, {before.flops:.3g} FLOPs"
     return told
+
+
+def _outcome(result: dict[str, Any]) -> dict[str, str]:
+    """The final and the best value of the run's headline metric."""
+    if "metric" not in result:  # finished by version 0.1.0
+        metric = {"title": "accuracy", "unit": "share"}
+        result = {**result, "final": result["final_accuracy"], "best": result["best_accuracy"]}
+    else:
+        metric = result["metric"]
+    form = ".1%" if metric["unit"] == "share" else ".4g"
+    return {f"{end} {metric['title']}": format(result[end], form) for end in ("final", "best")}
 
 
 def _data(splits: Splits) -> dict[str, Any]:
@@ -168,7 +178,7 @@ def run_manifest(
     body = {
         "arm": entry.name,
         "data": _data(splits),
-        "train": asdict(config),
+        "train": settings_of(config),
         "irreducible": None if table is None else table.provenance.get("config_hash"),
     }
     if sequence is not None:
