@@ -188,6 +188,7 @@ def _irreducible(
                 seed=settings.seed,
                 tokenizer=settings.tokenizer,
                 max_length=settings.max_length,
+                objective=settings.objective,
             )
         _told(take_irreducible(table, splits, out))
         _wrote(out)

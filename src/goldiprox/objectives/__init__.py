@@ -5,7 +5,7 @@ Adding one: a file like ``multilabel``, a line in ``registry.OBJECTIVES``, and
 ``tests/unit/test_objectives.py`` runs over it.
 """
 
-from goldiprox.objectives.base import Metric, Objective, require_losses
+from goldiprox.objectives.base import ACCURACY, Metric, Objective, require_losses
 from goldiprox.objectives.classification import Classification, log_probabilities
 from goldiprox.objectives.language_model import LanguageModel
 from goldiprox.objectives.multilabel import Multilabel
@@ -13,6 +13,7 @@ from goldiprox.objectives.registry import CLASSIFICATION, OBJECTIVES, Given, obj
 from goldiprox.objectives.regression import Regression
 
 __all__ = [
+    "ACCURACY",
     "CLASSIFICATION",
     "OBJECTIVES",
     "Classification",

@@ -23,6 +23,7 @@ from goldiprox.evidence.flops import flops_per_example
 from goldiprox.models.registry import factory_name
 from goldiprox.models.text import WordTokenizer
 from goldiprox.models.vision import Factory
+from goldiprox.objectives import objective as objective_named
 from goldiprox.precompute.irreducible import score_examples, table_facts
 from goldiprox.records.files import sha256_of
 from goldiprox.records.ledger import Ledger
@@ -44,6 +45,7 @@ def table_from_model(
     seed: int = 0,
     tokenizer: str | None = None,
     max_length: int = 128,
+    objective: str = "classification",
 ) -> ScoreTable:
     """Score the training set with a model that was trained elsewhere.
 
@@ -59,6 +61,7 @@ def table_from_model(
         seed: of the weights that the factory draws, if none are loaded.
         tokenizer: of texts, by hub name or local folder: the model's own unless given.
         max_length: texts are cut to so many tokens.
+        objective: what it was trained for, by name.
 
     Returns:
         A table whose provenance names the model and its weights' digest. Only the scoring pass is
@@ -91,8 +94,10 @@ def table_from_model(
     net = net.eval()
     few = feeder(splits.train, feeder.typical(splits.train, 8))
     ledger = Ledger()
+    trained_for = objective_named(objective)
+    forward, _ = flops_per_example(net, few, objective=trained_for)
     losses_N = score_examples(
-        net, splits.train, feeder, ledger, flops=flops_per_example(net, few)[0]
+        net, splits.train, feeder, ledger, flops=forward, objective=trained_for
     )
     digest = None if weights is None else sha256_of(weights)
     config: dict[str, Any] = {
@@ -102,6 +107,8 @@ def table_from_model(
     }
     if texts is not None:
         config |= {"tokenizer": tokenizer, "max_length": max_length}
+    if trained_for.name != "classification":
+        config["objective"] = objective
     return ScoreTable(
         ids_N=splits.train.ids_N.numpy(),
         columns={IRREDUCIBLE_LOSS: losses_N},
@@ -111,6 +118,7 @@ def table_from_model(
             "config": config,
             "config_hash": config_hash(config),
             "model": name,
+            "objective": trained_for.name,
             "weights_digest": digest,
             "ledger": ledger.to_json(),
         },

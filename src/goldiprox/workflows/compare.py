@@ -16,6 +16,7 @@ from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, sett
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
+from goldiprox.objectives import ACCURACY, objective
 from goldiprox.precompute.coreset import CoreSet
 from goldiprox.precompute.irreducible import parts_of, require_fitting
 from goldiprox.records.files import read_json, write_json
@@ -98,6 +99,7 @@ def compare(
     progress = progress or Progress()
     irreducible = (irreducible or IrreducibleConfig()).beside(config)
     arms = arms_of(config)
+    require_accuracy(config)
     for entry in arms:
         for batch in config.batch:
             planned = config.run(entry.trained_with, batch, 0)
@@ -182,6 +184,21 @@ def compare(
     collect_gallery([run.folder for run in runs], splits, table, out / "examples.parquet")
     write_report(out)
     return comparison
+
+
+def require_accuracy(config: CompareConfig) -> None:
+    """Refuse an objective that a comparison cannot judge yet.
+
+    Raises:
+        ConfigError: if its headline is not an accuracy.
+    """
+    headline = objective(config.objective).headline
+    if headline != ACCURACY:
+        raise ConfigError(
+            f"a comparison is by accuracy so far, and the headline of --objective "
+            f"{config.objective} is {headline.title}; train the methods one by one with goldiprox "
+            "train"
+        )
 
 
 def comparison_settings(

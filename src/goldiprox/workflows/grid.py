@@ -20,7 +20,12 @@ from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.arms import arms_of, require_possible
 from goldiprox.workflows.cells import Cell, GridConfig, cells
-from goldiprox.workflows.compare import compare, comparison_settings, open_comparison
+from goldiprox.workflows.compare import (
+    compare,
+    comparison_settings,
+    open_comparison,
+    require_accuracy,
+)
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.parallel import Tell, cores, run_parallel
 from goldiprox.workflows.progress import Progress
@@ -82,6 +87,7 @@ def compare_grid(
     progress = progress or Progress()
     irreducible = (irreducible or IrreducibleConfig()).beside(config)
     found = cells(config, grid)
+    require_accuracy(config)
     arms = arms_of(config)
     shape = splits.train.store.example_shape
     for cell in found:

@@ -64,8 +64,8 @@ def make_irreducible(
             f"{model['trained_on']:,} examples, {model['epochs_trained']:g} epochs"
         )
         told[f"{name}best checkpoint"] = (
-            f"epoch {best['epoch']:g}: held-out loss {best['loss']:.4f} nats, "
-            f"accuracy {best['accuracy']:.1%}"
+            f"epoch {best['epoch']:g}: held-out loss {best['loss']:.4f}"
+            + (f" nats, accuracy {best['accuracy']:.1%}" if "accuracy" in best else "")
         )
     return {**told, **_scored(table)}
 
@@ -91,11 +91,15 @@ def take_irreducible(table: ScoreTable, splits: Splits, out: Path) -> dict[str, 
     return {"made by": table.provenance["made_by"], **_scored(table)}
 
 
+IN_NATS = ("classification", "multilabel", "language-model")
+
+
 def _scored(table: ScoreTable) -> dict[str, Any]:
     losses = table.columns[IRREDUCIBLE_LOSS]
     cost = irreducible_cost(table).total()
+    unit = " nats" if table.provenance.get("objective", "classification") in IN_NATS else ""
     return {
-        "scored": f"{len(table):,} examples, mean {losses.mean():.4f} nats",
+        "scored": f"{len(table):,} examples, mean {losses.mean():.4f}{unit}",
         "cost": f"{cost.seconds:.1f} s, {cost.flops:.3g} FLOPs",
     }
 
