@@ -9,7 +9,9 @@ from sklearn.datasets import load_digits
 
 from goldiprox.data import datasets
 from goldiprox.data.datasets import ImageStore, Store, load, make_dataset, register
+from goldiprox.data.settings import Reading
 from goldiprox.data.sources import stratified_test_rows
+from goldiprox.data.store import png_bytes
 from goldiprox.schema import ConfigError, DataError
 
 FIRST_TEST_ROWS = [4, 12, 16, 24, 28]
@@ -175,3 +177,24 @@ def test_a_registered_loader_is_given_the_data_folder(monkeypatch, tmp_path):
 def test_empty_name_is_refused():
     with pytest.raises(ConfigError, match="unknown data set ''"):
         load("")
+
+
+@pytest.mark.parametrize(
+    "name, reading, message",
+    [
+        ("digits", {"input_column": "x"}, "--input-column x does nothing with digits"),
+        ("digits", {"group_column": "x"}, "--group-column x does nothing with digits"),
+        ("mnist", {"image_size": 8}, "--image-size 8 does nothing with mnist"),
+        ("cinic10", {"label_column": "x"}, "--label-column x does nothing with cinic10"),
+        ("folder", {"input_column": "x"}, "--input-column x does nothing with .* an image folder"),
+        ("x.parquet", {"skip_unreadable": True}, "--skip-unreadable does nothing with Parquet"),
+        ("hub:a/b", {"skip_unreadable": True}, "--skip-unreadable does nothing with .* hub"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(tmp_path, name, reading, message):
+    (tmp_path / "folder" / "cat").mkdir(parents=True)
+    (tmp_path / "folder" / "cat" / "1.png").write_bytes(png_bytes(torch.zeros(1, 2, 2).byte()))
+    (tmp_path / "x.parquet").write_bytes(b"")
+    path = tmp_path / name
+    with pytest.raises(ConfigError, match=message):
+        load(str(path) if path.exists() else name, reading=Reading(**reading))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +64,13 @@ DATASETS: dict[str, Loader] = {
 }
 """The registered data sets by name."""
 
+FILES = ("skip_unreadable",)
+"""Settings of images that lie in files of their own, but for those that only change the speed."""
+IMAGES = ("image_size", *FILES)
+"""Settings of images that are read from files."""
+COLUMNS = ("input_column", "label_column", "group_column")
+"""Settings of tables."""
+
 FOLDER_DATASETS: dict[str, Callable[[Path | None, Reading, Checked | None], Dataset]] = {
     "cinic10": cinic10,
     "clothing1m": clothing1m,
@@ -111,16 +119,20 @@ def load(
         The data set, read into memory unless it is a large image folder.
 
     Raises:
-        ConfigError: if the name is unknown, or a folder is named beside a path.
+        ConfigError: if the name is unknown, a folder is named beside a path, or a setting of
+            ``reading`` would do nothing with such data.
         DataError: if the data is absent or damaged.
     """
     reading = reading or Reading()
     folder = None if data_dir is None else Path(data_dir)
     if name_or_path in DATASETS:
+        _require_used(reading, [*COLUMNS, *IMAGES], f"{name_or_path}, whose form is known")
         return DATASETS[name_or_path](folder)
     if name_or_path in FOLDER_DATASETS:
+        _require_used(reading, COLUMNS, f"{name_or_path}, which has no columns")
         return FOLDER_DATASETS[name_or_path](folder, reading, checked)
     if name_or_path.startswith("hub:"):
+        _require_used(reading, FILES, "data sets of the hub")
         return from_hub(name_or_path.removeprefix("hub:"), reading)
     path = Path(name_or_path).expanduser()
     if name_or_path and (_looks_like_path(name_or_path) or path.exists()):
@@ -130,7 +142,11 @@ def load(
                 f"{name_or_path} is a path: write the whole path"
             )
         if path.is_dir() and is_image_folder(path):
+            _require_used(
+                reading, COLUMNS, f"{name_or_path}, an image folder, which has no columns"
+            )
             return image_folder(path, reading, checked)
+        _require_used(reading, FILES, "Parquet files")
         return parquet_path(path, reading)
     known = sorted({*DATASETS, *FOLDER_DATASETS})
     near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)
@@ -139,6 +155,15 @@ def load(
         f"known are {', '.join(known)}, or give the path of a Parquet file or folder, or of an "
         "image folder, or hub:NAME"
     )
+
+
+def _require_used(reading: Reading, unused: Sequence[str], what: str) -> None:
+    """Refuse a setting that was given and would do nothing."""
+    for field in fields(Reading):
+        value = getattr(reading, field.name)
+        if field.name in unused and value != field.default:
+            flag = f"--{field.name.replace('_', '-')}{'' if value is True else f' {value}'}"
+            raise ConfigError(f"{flag} does nothing with {what}: leave it out")
 
 
 def _looks_like_path(text: str) -> bool:
