@@ -16,8 +16,9 @@ from goldiprox.selection.calibrated import CalibratedReducibleLoss, fit_sharpnes
 from goldiprox.selection.functions import reducible_loss
 from goldiprox.selection.joint import JointChoice, _AddedSigmoid, _AddedSoftmax, sigmoid_pair_losses
 from goldiprox.selection.methods import method
+from goldiprox.selection.ranking import keyed_uniform
 from goldiprox.selection.robust import ClassRobust, class_irreducible_losses
-from goldiprox.selection.selectors import TopK, keyed_uniform
+from goldiprox.selection.selectors import TopK
 
 # --- REDUCR ---
 
@@ -241,7 +242,7 @@ def test_jest_settings_are_checked():
         JointChoice(loss="hinge")
     with pytest.raises(ConfigError, match="0 chunks"):
         JointChoice(chunks=0)
-    with pytest.raises(ConfigError, match="temperature 0"):
+    with pytest.raises(ConfigError, match="temperature is 0"):
         JointChoice(temperature=0.0)
 
 

@@ -19,6 +19,7 @@ from goldiprox.selection.groups import (
     Stratified,
     round_robin,
 )
+from goldiprox.selection.ranking import shuffled
 from goldiprox.selection.selectors import RandomChoice, TopK
 
 
@@ -29,14 +30,15 @@ def test_round_robin_serves_every_group_in_turn(seed, k):
     groups = torch.randint(0, 4, (20,), generator=generator)
     scores = torch.randint(0, 6, (20,), generator=generator).float()
     ids = torch.randperm(100, generator=generator)[:20]
+    tie = shuffled(ids, 3).argsort().tolist()
     queues = {g: [] for g in range(4)}
-    for i in sorted(range(20), key=lambda i: (-float(scores[i]), int(ids[i]))):
+    for i in sorted(range(20), key=lambda i: (-float(scores[i]), tie[i])):
         queues[int(groups[i])].append(i)
     expected = []
     while any(queues.values()):
         served = [queue.pop(0) for queue in queues.values() if queue]
-        expected += sorted(served, key=lambda i: (-float(scores[i]), int(ids[i])))
-    found = round_robin(groups, scores, ids, k).tolist()
+        expected += sorted(served, key=lambda i: (-float(scores[i]), tie[i]))
+    found = round_robin(groups, scores, ids, k, 3).tolist()
     assert sorted(found) == sorted(expected[:k])
 
 

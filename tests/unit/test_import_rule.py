@@ -51,8 +51,8 @@ ALLOWED[""] = {
 
 EXTRA = {  # modules with more rights than their room, each for a stated reason
     "analysis.dynamics": {"evidence"},  # measures gradients of interpolated weights
-    "analysis.gallery": {"data"},  # shows pictures
-    "analysis.diet_gallery": {"data"},  # likewise
+    "analysis.gallery": {"data", "selection"},  # shows pictures; breaks ties as all others do
+    "analysis.diet_gallery": {"data", "selection"},  # likewise
 }
 
 THIRD_PARTY = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy import stats
 
-from goldiprox.schema import ConfigError, Evidence
+from goldiprox.schema import ConfigError, Evidence, NonFinite
 from goldiprox.seeds import stream
 from goldiprox.selection.functions import gradient_norm_bound, training_loss
+from goldiprox.selection.groups import ClassBalanced
 from goldiprox.selection.sampling import (
     Boltzmann,
     GumbelTopK,
@@ -66,12 +68,14 @@ def test_gumbel_top_k_includes_as_sequential_drawing_does(k, temperature):
 
 
 def test_rank_based_probabilities_fall_exponentially_with_the_rank():
-    # Ranks from the highest loss; equal losses are ranked by id.
-    ranks = [4, 0, 2, 1, 3]
-    weights = [100 ** (-rank / 5) for rank in ranks]
+    # Ranks from the highest loss; which of the two equal losses is the higher, chance says.
+    shares = [
+        without_replacement([100 ** (-rank / 5) for rank in ranks], 2)
+        for ranks in ([4, 0, 2, 1, 3], [4, 0, 3, 1, 2])
+    ]
     found = counts(RankBased(training_loss, ratio=100.0), 2)
-    for seen, share in zip(found, without_replacement(weights, 2), strict=True):
-        assert stats.binomtest(int(seen), DRAWS, share).pvalue > 1e-4
+    for seen, *either in zip(found, *shares, strict=True):
+        assert stats.binomtest(int(seen), DRAWS, sum(either) / 2).pvalue > 1e-4
 
 
 def test_boltzmann_draws_with_replacement_in_proportion():
@@ -158,3 +162,37 @@ def test_gumbel_top_k_takes_weights_up_to_a_constant():
     ids = torch.arange(4)
     one = gumbel_top_k(weights, ids, 2, stream(3))
     assert torch.equal(one, gumbel_top_k(weights + 40, ids, 2, stream(3)))
+
+
+@pytest.mark.parametrize("selector", [GumbelTopK, Boltzmann, ClassBalanced, SoftWeights])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, 1e-320, 1e-200, 1e300, math.inf, math.nan])
+def test_temperatures_that_overflow_or_vanish_are_refused(selector, temperature):
+    with pytest.raises(ConfigError, match=r"temperature is .* from 1e-30 to 1e\+30"):
+        selector(training_loss, temperature=temperature)
+
+
+@pytest.mark.parametrize("selector", [GumbelTopK, Boltzmann, ClassBalanced])
+def test_a_score_that_overflows_over_the_temperature_is_refused(selector):
+    """Scores of the user's own in double precision."""
+    huge = Evidence(
+        ids_B=torch.arange(3),
+        targets_B=torch.arange(3),
+        loss_B=torch.tensor([1.0, 1e300, 2.0], dtype=torch.float64),
+    )
+    choose = selector(training_loss, temperature=1e-20)
+    with pytest.raises(ConfigError, match=r"training loss over a temperature of 1e-20 overflows"):
+        choose(huge, 2, stream(0))
+    lost = replace(huge, loss_B=torch.tensor([1.0, math.nan, 2.0]))
+    with pytest.raises(NonFinite, match=r"training loss .*ids 1\)"):
+        choose(lost, 2, stream(0))
+
+
+def test_at_a_low_temperature_the_highest_are_drawn_and_equal_ones_by_chance():
+    evidence = Evidence(ids_B=torch.arange(50), loss_B=torch.arange(50) // 10 * 1.0)
+    seen = torch.zeros(50)
+    for step in range(500):
+        chosen = GumbelTopK(training_loss, 1e-30)(evidence, 15, stream(0, step))
+        seen[chosen.ids_k] += 1
+    assert seen[40:].tolist() == [500.0] * 10
+    assert seen[:30].tolist() == [0.0] * 30
+    assert stats.chisquare(seen[30:40]).pvalue > 1e-3

@@ -84,7 +84,7 @@ def test_k_center_covers_the_proxy_s_features(make_task, tmp_path):
     folder = RunFolder(tmp_path / "run")
     run("svp-k-center@keep=0.25", task, folder, epochs=1)
     _, features = proxy_outputs(task, "svp-k-center")
-    expected = task.train.ids_N[k_center_greedy(features, task.train.ids_N, 15)].tolist()
+    expected = task.train.ids_N[k_center_greedy(features, task.train.ids_N, 15, 0)].tolist()
     assert sorted(trained_ids(folder)) == sorted(expected)
 
 

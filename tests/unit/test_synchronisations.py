@@ -21,7 +21,8 @@ from goldiprox.schema import Evidence, NonFinite
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import pools
-from goldiprox.selection.selectors import StatefulSelector, keyed_uniforms
+from goldiprox.selection.ranking import keyed_uniforms, shuffled
+from goldiprox.selection.selectors import StatefulSelector
 from goldiprox.training.step import Chooser
 
 PLACE = torch.device("meta")  # the one other device that every build of PyTorch knows
@@ -256,6 +257,25 @@ def test_random_numbers_are_the_same_there():
         found = keyed_uniforms(There(ids), stream(1), 3)
     assert torch.equal(found.here, keyed_uniforms(ids, stream(1), 3))
     assert device.waits == []
+
+
+def test_random_numbers_of_copies_are_the_same_there():
+    ids = torch.randint(0, 40, (200,), generator=stream(6))
+    scores = torch.randint(0, 3, (200,), generator=stream(7)).float()
+    with PretendedDevice() as device:
+        found = keyed_uniforms(There(ids), stream(1), 3, There(scores))
+        order = shuffled(There(ids), 5, There(scores))
+    assert torch.equal(found.here, keyed_uniforms(ids, stream(1), 3, scores))
+    assert torch.equal(order.here, shuffled(ids, 5, scores))
+    assert device.waits == []
+
+
+@pytest.mark.parametrize("name", [*PER_STEP, *VARIANTS])
+def test_ties_and_copies_are_the_same_there(name, make_evidence):
+    few = make_evidence(12)
+    evidence = few.at(torch.arange(48) % 12)
+    evidence = replace(evidence, ids_B=torch.arange(48) // 2 * 7)
+    choose_there(name, evidence, 9)
 
 
 WAITING = {

@@ -21,8 +21,9 @@ from goldiprox.selection.functions import reducible_loss, training_loss
 from goldiprox.selection.groups import ClassBalanced, IrreducibleFilter, Stratified
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import pools
+from goldiprox.selection.ranking import top_k
 from goldiprox.selection.sampling import Boltzmann, GumbelTopK, ImportanceSampling
-from goldiprox.selection.selectors import RandomChoice, TopK, top_k
+from goldiprox.selection.selectors import RandomChoice, TopK
 from goldiprox.selection.variants import MODIFIERS
 from goldiprox.training.step import Chooser
 from goldiprox.workflows.arms import require_possible
@@ -83,10 +84,13 @@ def test_a_stateful_method_keeps_its_memory_behind_a_filter():
         ("rho-loss@gumbl", r'unknown variant "@gumbl" .*known: @gumbel, @boltzmann, @class-'),
         ("rho-los@gumbel", r'unknown method "rho-los" \(did you mean "rho-loss"\?\)'),
         ("rho-loss@", 'unknown variant "@"'),
-        ("rho-loss@gumbel=0", "=0 is impossible; the value is a temperature, a positive number"),
+        ("rho-loss@gumbel=0", "=0 is impossible; the value is a temperature, a number from 1e-30"),
         ("rho-loss@gumbel=", "@gumbel= is impossible"),
         ("rho-loss@boltzmann=nan", "is impossible"),
         ("rho-loss@gumbel=inf", "is impossible"),
+        ("rho-loss@gumbel=1e-320", "@gumbel=1e-320 is impossible"),
+        ("rho-loss@boltzmann=1e300", "@boltzmann=1e300 is impossible"),
+        ("rho-loss@gumbel=-1@class-balanced", "@gumbel=-1 is impossible"),
         ("rho-loss@stratified=2.5", "whole number"),
         ("rho-loss@filtered=1", "between 0 and 1"),
         ("rho-loss@class-balanced=3", "takes no value"),
@@ -227,7 +231,7 @@ def test_a_score_becomes_a_method_with_all_its_variants(own_methods):
 def test_a_selector_and_a_class_with_a_memory_become_methods(own_methods):
     @goldiprox.method("newest")
     def newest(evidence, k, generator):
-        return Selection.of(evidence.ids_B, top_k(evidence.ids_B.double(), evidence.ids_B, k))
+        return Selection.of(evidence.ids_B, top_k(evidence.ids_B.double(), evidence.ids_B, k, 0))
 
     @goldiprox.method("rotating", needs=["targets_B"])
     class Rotating:
@@ -248,7 +252,7 @@ def test_a_selector_and_a_class_with_a_memory_become_methods(own_methods):
         def __call__(self, evidence, k, generator):
             wanted = (evidence.need("targets_B") == self.turn % 3).double()
             self.turn += 1
-            return Selection.of(evidence.ids_B, top_k(wanted, evidence.ids_B, k))
+            return Selection.of(evidence.ids_B, top_k(wanted, evidence.ids_B, k, 0))
 
     pool = torch.arange(30), torch.randn(30, 5), torch.arange(30) % 3
     assert sorted(Chooser(torch.nn.Linear(5, 3), newest)(pool).batch[0].tolist()) == [27, 28, 29]

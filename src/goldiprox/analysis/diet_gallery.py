@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goldiprox.data.splits import Splits
 from goldiprox.records.files import whole_file
 from goldiprox.records.tables import ScoreTable
+from goldiprox.seeds import stream
+from goldiprox.selection.ranking import ranked, tie_key
 
 __all__ = ["collect_extremes"]
 
@@ -42,9 +43,8 @@ def collect_extremes(splits: Splits, table: ScoreTable, by: str, path: Path) -> 
         path: where to write.
     """
     data, names = splits.full, splits.dataset.class_names
-    scores_N = table.column_for(by, data.ids_N, "make it again with: goldiprox score").numpy()
-    # Ties by id.
-    order = np.lexsort((data.ids_N.numpy(), scores_N))
+    scores_N = table.column_for(by, data.ids_N, "make it again with: goldiprox score")
+    order = ranked(-scores_N, data.ids_N, tie_key(stream(0, "gallery", by))).numpy()
     labels = data.targets_N.numpy()[order]
     rows: list[dict[str, Any]] = []
     for number, name in enumerate(names):

@@ -18,6 +18,7 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Table
 from goldiprox.seeds import stream
+from goldiprox.selection.ranking import ranked, tie_key
 
 __all__ = ["collect_gallery"]
 
@@ -76,17 +77,19 @@ def collect_gallery(
             rows.append(row)
 
     for method, counts_N in _times_chosen(folders, splits).items():
-        # Ties (most examples are never chosen) are broken at random, not by place in the file,
-        # and differently for each method.
-        shuffled = torch.randperm(len(train), generator=stream(0, "gallery", method)).numpy()
-        order = shuffled[np.argsort(counts_N[shuffled], kind="stable")]
-        add(method, "most-chosen", order[::-1][:SHOWN], counts_N)
-        add(method, "least-chosen", order[:SHOWN], counts_N)
+        # Most examples tie, being never chosen; which of them are shown differs for each method.
+        order = ranked(torch.from_numpy(counts_N), train.ids_N, _key(method)).numpy()
+        add(method, "most-chosen", order[:SHOWN], counts_N)
+        add(method, "least-chosen", order[::-1][:SHOWN], counts_N)
     if irreducible_N is not None:
-        highest = np.argsort(-irreducible_N, kind="stable")[:SHOWN]
-        add("", "highest-irreducible", highest, None)
+        highest = ranked(torch.from_numpy(irreducible_N), train.ids_N, _key("irreducible"))
+        add("", "highest-irreducible", highest[:SHOWN].numpy(), None)
     with whole_file(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
+
+
+def _key(what: str) -> int:
+    return tie_key(stream(0, "gallery", what))
 
 
 def _times_chosen(

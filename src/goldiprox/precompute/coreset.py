@@ -23,7 +23,7 @@ from goldiprox.selection.coreset import (
     keep_highest,
 )
 from goldiprox.selection.plans import Course, Draw, Plan
-from goldiprox.selection.selectors import keyed_uniform
+from goldiprox.selection.ranking import tie_key
 from goldiprox.training.hooks import Hook
 from goldiprox.training.loop import Loop, train
 from goldiprox.training.task import Trained
@@ -87,16 +87,15 @@ class CoreSet(Hook):
         proxy = train(config, task, hooks=hooks)
         for phase in RUN_PHASES:
             loop.ledger.add(phase, proxy.ledger.phases.get(phase, Cost()))
-        if spec.by == "forgetting":
-            # Most examples tie, and ids may be sorted by class: chance decides, not the id.
-            chance_N = keyed_uniform(examples.ids_N, stream(loop.config.seed, "core-set"))
-            scores_N = torch.from_numpy(hook.columns()["forgetting"]).double() + chance_N
-            return keep_highest(scores_N, examples.ids_N, count)
+        key = tie_key(stream(loop.config.seed, "core-set"))
+        if spec.by == "forgetting":  # where most examples tie
+            scores_N = torch.from_numpy(hook.columns()["forgetting"])
+            return keep_highest(scores_N, examples.ids_N, count, key)
         found = _look(loop, proxy, spec)
         with loop.clock("scoring"):
             if spec.by == "k-center":
-                return k_center_greedy(found, examples.ids_N, count).sort().values
-            return keep_highest(found, examples.ids_N, count)
+                return k_center_greedy(found, examples.ids_N, count, key).sort().values
+            return keep_highest(found, examples.ids_N, count, key)
 
 
 def proxy_config(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from goldiprox.schema import Evidence, Selection
 from goldiprox.selection.functions import label_losses
-from goldiprox.selection.selectors import require_finite, top_k
+from goldiprox.selection.ranking import tie_key, top_k
 
 __all__ = ["CalibratedReducibleLoss", "fit_sharpness"]
 
@@ -85,12 +85,7 @@ class CalibratedReducibleLoss:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs log-probabilities, labels and irreducible losses. Moves the temperature."""
-        del generator
-        require_finite(
-            label_losses(evidence) + evidence.need("irreducible_B"),
-            evidence.ids_B,
-            "calibrated reducible loss",
-        )
+        checked_B = label_losses(evidence) + evidence.need("irreducible_B")
         if len(evidence) == 0:
             return Selection.of(evidence.ids_B, evidence.ids_B)
         log_probs_BC = evidence.need("log_probs_BC").double()
@@ -104,6 +99,7 @@ class CalibratedReducibleLoss:
         sharp_BC = (used.exp() * log_probs_BC).log_softmax(1)
         loss_B = -sharp_BC.gather(1, targets_B.unsqueeze(1)).squeeze(1)
         scores_B = (loss_B - evidence.need("irreducible_B")).float()
+        key, what = tie_key(generator), "calibrated reducible loss"
+        positions_k = top_k(scores_B, evidence.ids_B, k, key, checked_B=checked_B, what=what)
         self.log_sharpness = (used + (1.0 - self.smoothing) * (now - used)).float().double()
-        positions_k = top_k(scores_B, evidence.ids_B, k)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)

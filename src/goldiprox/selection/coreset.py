@@ -1,7 +1,7 @@
 """Core-sets: which examples of a whole data set to train on, from a proxy's evidence.
 
-Pure functions: a proxy's scores or features in, positions out. Every one of them breaks ties by id,
-so the order of the data does not matter.
+Pure functions: a proxy's scores or features in, positions out. Every one of them breaks ties by
+random numbers keyed by id, so the order of the data does not matter and no class is preferred.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence, Selection
 from goldiprox.selection.plans import Course, Draw, Plan, WholeBatches
-from goldiprox.selection.selectors import how_many, require_finite, top_k
+from goldiprox.selection.ranking import require_finite, shuffled, top_k
+from goldiprox.selection.selectors import how_many
 
 __all__ = [
     "PROXY_SCORES",
@@ -138,24 +139,25 @@ PROXY_SCORES: dict[str, Callable[[Evidence], Tensor]] = {
 """The criteria that are scores of one example under the trained proxy."""
 
 
-def keep_highest(scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
+def keep_highest(scores_N: Tensor, ids_N: Tensor, count: int, key: int) -> Tensor:
     """Positions of the highest scores, ascending: positions_n.
 
     Args:
         scores_N: finite scores.
-        ids_N: int64 ids, all different; ties break by them.
+        ids_N: int64 ids, all different.
         count: how many.
+        key: of the random numbers that break ties.
 
     Raises:
         NonFinite: naming the ids.
         ConfigError: if there are not so many.
     """
     require_finite(scores_N, ids_N, "proxy score")
-    return top_k(scores_N, ids_N, count).sort().values
+    return top_k(scores_N, ids_N, count, key).sort().values
 
 
 def k_center_greedy(
-    features_ND: Tensor, ids_N: Tensor, count: int, *, chunk: int = 16384
+    features_ND: Tensor, ids_N: Tensor, count: int, key: int, *, chunk: int = 16384
 ) -> Tensor:
     """Cover the data: each turn takes the example farthest from all that were taken.
 
@@ -164,8 +166,9 @@ def k_center_greedy(
 
     Args:
         features_ND: features under the proxy, such as the inputs of its last layer.
-        ids_N: int64 ids, all different; ties break by them.
+        ids_N: int64 ids, all different.
         count: how many.
+        key: of the random numbers that break ties.
         chunk: distances are computed for this many examples at once.
 
     Returns:
@@ -180,14 +183,14 @@ def k_center_greedy(
     size = features_ND.shape[0]
     if not 0 <= count <= size:
         raise ConfigError(f"cannot keep {count} of {size} examples: keep 0 to {size}")
-    by_id_N = ids_N.argsort()
-    features_ND = features_ND[by_id_N]
-    require_finite(features_ND.sum(1), ids_N[by_id_N], "proxy feature")
+    order_N = shuffled(ids_N, key)
+    features_ND = features_ND[order_N]
+    require_finite(features_ND.sum(1), ids_N[order_N], "proxy feature")
     taken_n = torch.empty(count, dtype=torch.int64, device=features_ND.device)
     if count == 0:
         return taken_n
     mean_D = features_ND.double().mean(0).to(features_ND.dtype)
-    # argmin and argmax take the first of equals, which is the lowest id.
+    # argmin and argmax take the first of equals, which chance has put there.
     taken_n[0] = _distances(features_ND, mean_D, chunk).argmin()
     nearest_N = _distances(features_ND, features_ND[taken_n[0]], chunk)
     nearest_N[taken_n[0]] = -1.0
@@ -196,7 +199,7 @@ def k_center_greedy(
         taken_n[turn] = pick
         torch.minimum(nearest_N, _distances(features_ND, features_ND[pick], chunk), out=nearest_N)
         nearest_N[pick] = -1.0  # below every distance: copies come last, but each once
-    return by_id_N[taken_n]
+    return order_N[taken_n]
 
 
 def _distances(features_ND: Tensor, centre_D: Tensor, chunk: int) -> Tensor:

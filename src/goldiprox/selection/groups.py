@@ -13,36 +13,43 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence, Selection
 from goldiprox.selection.functions import ScoreFunction
-from goldiprox.selection.sampling import perturbed
-from goldiprox.selection.selectors import (
-    Selector,
-    StatefulSelector,
+from goldiprox.selection.ranking import (
     keyed_uniform,
+    ranked,
     require_at_most,
     require_finite,
     require_finite_telling,
-    score_all,
+    shuffled,
+    tie_key,
     top_k,
+)
+from goldiprox.selection.sampling import perturbed, require_temperature, tempered
+from goldiprox.selection.selectors import (
+    Selector,
+    StatefulSelector,
+    score_all,
+    score_name,
+    scores_of,
 )
 
 __all__ = ["ClassBalanced", "DiverseGradients", "IrreducibleFilter", "Stratified", "round_robin"]
 
 
-def round_robin(groups_B: Tensor, scores_B: Tensor, ids_B: Tensor, k: int) -> Tensor:
+def round_robin(groups_B: Tensor, scores_B: Tensor, ids_B: Tensor, k: int, key: int) -> Tensor:
     """Choose evenly over groups: every group's best first, then every group's second best, ...
 
     Args:
         groups_B: int64 group of each candidate.
-        scores_B: finite scores; within a group the higher one comes first, ties by id.
+        scores_B: finite scores; within a group the higher one comes first.
         ids_B: int64 ids.
         k: how many.
+        key: of the random numbers that break ties.
 
     Returns:
         positions_k. If the last round cannot serve every group, the higher scores are served.
     """
     require_at_most(k, ids_B.shape[0])
-    best_first_B = ids_B.argsort()
-    best_first_B = best_first_B[scores_B[best_first_B].argsort(descending=True, stable=True)]
+    best_first_B = ranked(scores_B, ids_B, key)
     by_group_B = best_first_B[groups_B[best_first_B].argsort(stable=True)]
     sorted_groups = groups_B[by_group_B]
     starts = torch.searchsorted(sorted_groups, sorted_groups, right=False)
@@ -65,14 +72,18 @@ class ClassBalanced:
     score: ScoreFunction
     temperature: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            require_temperature(self.temperature)
+
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs labels."""
-        scores_B = score_all(self.score, evidence)
-        order_B = scores_B
+        scores_B, ids_B = scores_of(self.score, evidence), evidence.ids_B
+        order_B = tempered(scores_B, self.temperature or 1.0, ids_B, score_name(self.score))
         if self.temperature is not None:
-            order_B = perturbed(scores_B, self.temperature, evidence.ids_B, generator)
-        positions_k = round_robin(evidence.classes(), order_B, evidence.ids_B, k)
-        return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
+            order_B = perturbed(order_B, 1.0, ids_B, generator)
+        positions_k = round_robin(evidence.classes(), order_B, ids_B, k, tie_key(generator))
+        return Selection.of(ids_B, positions_k, scores_B=scores_B)
 
 
 @dataclass(frozen=True)
@@ -88,13 +99,14 @@ class Stratified:
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""
         scores_B = score_all(self.score, evidence)
-        numbers_B = keyed_uniform(evidence.ids_B, generator)
+        numbers_B = keyed_uniform(evidence.ids_B, generator, scores_B)
         groups_B = torch.zeros_like(evidence.ids_B)
         if len(evidence):
             low, high = torch.aminmax(scores_B)
             width = (high - low).clamp(min=torch.finfo(scores_B.dtype).tiny)
             groups_B = ((scores_B - low) / width * self.strata).long().clamp(max=self.strata - 1)
-        positions_k = round_robin(groups_B, numbers_B, evidence.ids_B, k)
+        key = tie_key(generator)
+        positions_k = round_robin(groups_B, numbers_B, evidence.ids_B, k, key)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
 
 
@@ -138,7 +150,7 @@ class IrreducibleFilter:
         require_at_most(k, len(evidence))
         kept = self._plausible(evidence)
         if kept.numel() < k:
-            kept = top_k(-evidence.need("irreducible_B"), evidence.ids_B, k)
+            kept = top_k(-evidence.need("irreducible_B"), evidence.ids_B, k, tie_key(generator))
         chosen = self.selector(evidence.at(kept), k, generator)
         return replace(chosen, positions_k=kept[chosen.positions_k], scores_B=None)
 
@@ -175,25 +187,25 @@ class DiverseGradients:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs probabilities, features and labels."""
-        del generator
         require_at_most(k, len(evidence))
-        # In the order of ids, so that the order of the pool does not matter.
-        by_id_B = evidence.ids_B.argsort()
-        probs_BC = evidence.need("log_probs_BC").index_select(0, by_id_B).exp()
-        targets_B1 = evidence.classes()[by_id_B].unsqueeze(1)
-        errors_BC = probs_BC.scatter_add(1, targets_B1, -torch.ones_like(probs_BC[:, :1]))
-        features_BD = evidence.need("features_BD").index_select(0, by_id_B).to(errors_BC.dtype)
+        errors_BC = evidence.need("log_probs_BC").exp()
+        targets_B1 = evidence.classes().unsqueeze(1)
+        errors_BC = errors_BC.scatter_add(1, targets_B1, -torch.ones_like(errors_BC[:, :1]))
+        # The first of equals is picked: in a random order that the order of the pool is not in.
+        order_B = shuffled(evidence.ids_B, tie_key(generator), errors_BC.square().sum(1))
+        errors_BC = errors_BC.index_select(0, order_B)
+        features_BD = evidence.need("features_BD").index_select(0, order_B).to(errors_BC.dtype)
         inner_BB = errors_BC @ errors_BC.T
         # One more for the bias, in the same pass.
         gram_BB = torch.addcmul(inner_BB, features_BD @ features_BD.T, inner_BB)
         # The turns are taken on the CPU, where many small operations are cheapest; the matrix comes
         # over once, and is looked at there.
         gram_BB = gram_BB.cpu()
-        require_finite(gram_BB.diagonal(), evidence.ids_B[by_id_B], "last-layer gradient")
+        require_finite(gram_BB.diagonal(), evidence.ids_B[order_B], "last-layer gradient")
         precision = 100 * torch.finfo(gram_BB.dtype).eps
         chosen_k = torch.from_numpy(_greedy(gram_BB.numpy(), k, precision))
-        chosen_k = chosen_k.to(by_id_B.device, non_blocking=True)
-        return Selection.of(evidence.ids_B, by_id_B[chosen_k])
+        chosen_k = chosen_k.to(order_B.device, non_blocking=True)
+        return Selection.of(evidence.ids_B, order_B[chosen_k])
 
 
 def _greedy(

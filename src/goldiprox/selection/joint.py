@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from goldiprox.schema import ConfigError, Evidence, Selection
-from goldiprox.selection.sampling import gumbel_noise
-from goldiprox.selection.selectors import (
+from goldiprox.selection.ranking import (
     fetch,
     keyed_uniforms,
     require_at_most,
     require_finite,
+    tie_key,
+    top_k,
 )
+from goldiprox.selection.sampling import gumbel_noise, require_temperature
 
 __all__ = ["JointChoice", "sigmoid_pair_losses"]
 
@@ -71,11 +73,9 @@ class JointChoice:
     def __post_init__(self) -> None:
         if self.loss not in ("sigmoid", "softmax"):
             raise ConfigError(f'joint choice knows no loss "{self.loss}"; known: sigmoid, softmax')
-        if self.chunks < 1 or not self.temperature > 0:
-            raise ConfigError(
-                f"joint choice in {self.chunks} chunks at temperature {self.temperature} is "
-                "impossible: at least one chunk and a positive temperature"
-            )
+        if self.chunks < 1:
+            raise ConfigError(f"joint choice in {self.chunks} chunks is impossible: at least one")
+        require_temperature(self.temperature)
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs the pair logits of learner and reference."""
@@ -88,12 +88,12 @@ class JointChoice:
             pairs_BB = F.softplus(learner_BB).sub_(F.softplus(reference_BB))
             matrices = (pairs_BB + pairs_BB.T,)
         turns = min(self.chunks, k)
-        noise_turns_B = gumbel_noise(keyed_uniforms(evidence.ids_B, generator, turns))
+        noise_turns_B = gumbel_noise(keyed_uniforms(evidence.ids_B, generator, turns, own_B))
         # Drawn on the CPU, where many small operations are cheapest; all that it takes comes over
         # at once. One check for both: what is not finite stays so in a sum.
         sums_B = learner_BB.sum(1) + reference_BB.sum(1)
-        sums_B, first_B, noise_turns_B, *matrices_BB = fetch(
-            sums_B, own_B, noise_turns_B, *matrices
+        sums_B, first_B, noise_turns_B, ids_B, *matrices_BB = fetch(
+            sums_B, own_B, noise_turns_B, evidence.ids_B, *matrices
         )
         require_finite(sums_B, evidence.ids_B, "pair logit")
         added = (
@@ -101,10 +101,11 @@ class JointChoice:
             if self.loss == "sigmoid"
             else _AddedSoftmax(*matrices_BB)
         )
+        key = tie_key(generator)
         drawn_by_turn = [np.empty(0, dtype=np.int64)]
         for turn, noise_B in enumerate(noise_turns_B.numpy()):
             count = (turn + 1) * k // turns - turn * k // turns
-            drawn = _highest(added.given_B / self.temperature + noise_B, count)
+            drawn = _highest(added.given_B / self.temperature + noise_B, ids_B, count, key)
             added.take(drawn)
             drawn_by_turn.append(drawn)
         positions_k = torch.from_numpy(np.concatenate(drawn_by_turn))
@@ -117,10 +118,10 @@ def _own_losses(logits_BB: Tensor) -> Tensor:
     return F.softplus(-logits_BB.diagonal())
 
 
-def _highest(values_B: Floats, count: int) -> Ints:
-    """Positions of the highest values, none of which are equal, from the highest down."""
-    best = np.argpartition(values_B, -count)[-count:]
-    return best[values_B[best].argsort()[::-1]]
+def _highest(values_B: Floats, ids_B: Tensor, count: int, key: int) -> Ints:
+    """Positions of the highest values, from the highest down."""
+    best: Ints = top_k(torch.from_numpy(values_B), ids_B, count, key).numpy()
+    return best[(-values_B[best]).argsort(kind="stable")]
 
 
 class _AddedSigmoid:

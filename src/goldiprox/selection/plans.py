@@ -15,7 +15,8 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, Selection
 from goldiprox.seeds import stream
-from goldiprox.selection.selectors import how_many, keyed_uniform, top_k
+from goldiprox.selection.ranking import random_k
+from goldiprox.selection.selectors import how_many
 
 __all__ = [
     "Course",
@@ -250,8 +251,8 @@ class InfoBatch:
             # NaN, not seen yet, is not below anything.
             below = (loss_N < loss_N.nanmean()).nonzero().squeeze(1)
             ids = self._course.ids_N[below]
-            numbers = keyed_uniform(ids, stream(seed, "infobatch", self._pass))
-            out = below[top_k(numbers, ids, int(self._dropped * len(below)))]
+            chance = stream(seed, "infobatch", self._pass)
+            out = below[random_k(ids, int(self._dropped * len(below)), chance)]
             weights_N[below] = len(below) / max(1, len(below) - len(out))
             kept_N[out] = False
         self._order_n = order_N[kept_N[order_N]]

@@ -1,8 +1,8 @@
 """Choosing once, from a whole data set, what to keep: pruning by a score.
 
-Higher scores are harder examples and are kept first. Ties break by random numbers keyed by id, as
-random choices are: the order of a table changes nothing, and ids that follow the classes, as in a
-data set that is sorted by them, do not decide which class loses its ties.
+Higher scores are harder examples and are kept first. Ties break by random numbers keyed by id: the
+order of a table changes nothing, and ids that follow the classes, as in a data set that is sorted
+by them, do not decide which class loses its ties.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from goldiprox.schema import ConfigError, Evidence
 from goldiprox.seeds import stream
 from goldiprox.selection.groups import Stratified
-from goldiprox.selection.selectors import keyed_uniform, require_finite, top_k
+from goldiprox.selection.ranking import draw_key, random_k, ranked, require_finite, top_k
 
 __all__ = ["Losses", "PruneRule", "Rule", "losses_by_group", "prune"]
 
@@ -94,7 +94,7 @@ def prune(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, classes_N: Tensor | 
     if classes_N is None:
         raise ConfigError("balanced pruning needs each example's class")
     parts = []
-    for members, share in _quotas(classes_N, count):
+    for members, share in _quotas(classes_N, count, _key(rule)):
         kept = RULES[rule.rule](rule, scores_N[members], ids_N[members], share)
         parts.append(members[kept])
     return torch.cat(parts).sort().values
@@ -104,13 +104,13 @@ def _kept(keep: float, count: int) -> int:
     return max(1, round(keep * count)) if count else 0
 
 
-def _quotas(classes_N: Tensor, count: int) -> list[tuple[Tensor, int]]:
+def _quotas(classes_N: Tensor, count: int, key: int) -> list[tuple[Tensor, int]]:
     """Positions of each class and how many of them to keep: in proportion, ``count`` in all."""
     names, sizes = torch.unique(classes_N, return_counts=True)
     exact = sizes.double() * count / len(classes_N)
     quotas = exact.floor().long()
     # The largest remainders get what rounding down left over.
-    order = (exact - quotas).argsort(descending=True, stable=True)
+    order = ranked(exact - quotas, names, key)
     quotas[order[: count - int(quotas.sum())]] += 1
     return [
         ((classes_N == name).nonzero().squeeze(1), int(quota))
@@ -118,25 +118,22 @@ def _quotas(classes_N: Tensor, count: int) -> list[tuple[Tensor, int]]:
     ]
 
 
-def _shuffled(rule: PruneRule, ids_N: Tensor) -> Tensor:
-    """Different numbers in place of the ids, in an order that has nothing to do with theirs."""
-    numbers_N = keyed_uniform(ids_N, stream(rule.seed, "prune-ties"))
-    by_id = ids_N.argsort()
-    return by_id[numbers_N[by_id].argsort(stable=True)].argsort()
+def _key(rule: PruneRule) -> int:
+    """Of the random numbers that break ties."""
+    return draw_key(stream(rule.seed, "prune-ties"))
 
 
 def _highest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
-    return top_k(scores_N, _shuffled(rule, ids_N), count)
+    return top_k(scores_N, ids_N, count, _key(rule))
 
 
 def _lowest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
-    return top_k(-scores_N, _shuffled(rule, ids_N), count)
+    return top_k(-scores_N, ids_N, count, _key(rule))
 
 
 def _window(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     """The examples from ``offset`` on, in ascending order of the score."""
-    shuffled = _shuffled(rule, ids_N).argsort()
-    ascending = shuffled[scores_N[shuffled].argsort(stable=True)]
+    ascending = ranked(-scores_N, ids_N, _key(rule))
     start = min(round(rule.offset * len(ids_N)), len(ids_N) - count)
     return ascending[start : start + count]
 
@@ -144,7 +141,7 @@ def _window(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Ten
 def _stratified(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     """Coverage-centric core-set selection (Zheng et al. 2023, arXiv:2210.15809)."""
     left = max(count, len(ids_N) - round(rule.cutoff * len(ids_N)))
-    easier = top_k(-scores_N, _shuffled(rule, ids_N), left)
+    easier = top_k(-scores_N, ids_N, left, _key(rule))
     pool = Evidence(ids_B=ids_N[easier], loss_B=scores_N[easier])
     even = Stratified(lambda evidence: evidence.need("loss_B"), rule.strata)
     return easier[even(pool, count, stream(rule.seed, "prune")).positions_k]
@@ -152,7 +149,7 @@ def _stratified(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) ->
 
 def _random(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     del scores_N
-    return top_k(keyed_uniform(ids_N, stream(rule.seed, "prune")), ids_N, count)
+    return random_k(ids_N, count, stream(rule.seed, "prune"))
 
 
 RULES: dict[str, Callable[[PruneRule, Tensor, Tensor, int], Tensor]] = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goldiprox.schema import Evidence, Selection
 from goldiprox.selection.functions import label_losses
-from goldiprox.selection.selectors import require_finite, top_k
+from goldiprox.selection.ranking import tie_key, top_k
 
 __all__ = ["ClassRobust", "class_irreducible_losses"]
 
@@ -79,21 +79,23 @@ class ClassRobust:
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs log-probabilities, labels and irreducible losses. Moves the weights."""
-        del generator
         classes = evidence.need("log_probs_BC").shape[1]
         device = evidence.ids_B.device
         loss_B = label_losses(evidence).double()
         irreducible_B = evidence.need("irreducible_B").double()
         targets_B = evidence.classes()
-        # One check for both, as one sum would hide an infinity behind another.
-        require_finite(loss_B.abs() + irreducible_B.abs(), evidence.ids_B, "excess loss")
         if self.log_weights_C is None:
             self.log_weights_C = torch.full((classes,), -math.log(classes), device=device).double()
         log_weights_C = self.log_weights_C.to(device)
         class_BC = class_irreducible_losses(irreducible_B, targets_B, classes, self.emphasis)
         excess_BC = (loss_B.unsqueeze(1) - class_BC).relu()
         scores_B = excess_BC @ log_weights_C.exp()
-        positions_k = top_k(scores_B, evidence.ids_B, k)
+        # One check for both, as one sum would hide an infinity behind another.
+        checked_B = loss_B.abs() + irreducible_B.abs()
+        key = tie_key(generator)
+        positions_k = top_k(
+            scores_B, evidence.ids_B, k, key, checked_B=checked_B, what="excess loss"
+        )
         if k > 0:
             class_loss_C = self._class_losses(loss_B, targets_B, classes)
             # For each chosen example, as eq. 8 and the authors' program have it: at their rate a

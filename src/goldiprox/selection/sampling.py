@@ -1,27 +1,31 @@
 """Selectors that draw: with or without replacement, by score, by rank, with weights.
 
-All randomness is keyed by id, as in :mod:`goldiprox.selection.selectors`.
+All randomness is keyed by id, as in :mod:`goldiprox.selection.ranking`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from goldiprox.schema import Evidence, Selection
+from goldiprox.schema import ConfigError, Evidence, NonFinite, Selection
 from goldiprox.selection.functions import ScoreFunction
-from goldiprox.selection.selectors import (
-    RandomChoice,
+from goldiprox.selection.ranking import (
+    by_id,
     keyed_uniform,
+    random_k,
+    ranked,
     require_at_most,
+    require_finite,
     require_finite_telling,
-    score_all,
-    score_name,
+    tie_key,
     top_k,
 )
+from goldiprox.selection.selectors import score_all, score_name, scores_of
 
 __all__ = [
     "Boltzmann",
@@ -33,26 +37,90 @@ __all__ = [
     "gumbel_noise",
     "gumbel_top_k",
     "perturbed",
+    "possible_temperature",
+    "require_temperature",
+    "tempered",
 ]
+
+COLDEST, HOTTEST = 1e-30, 1e30
+"""Temperatures within these bounds make no float32 score overflow or vanish in double precision."""
+
+
+def possible_temperature(value: float) -> bool:
+    """Whether a temperature is within the bounds."""
+    return COLDEST <= value <= HOTTEST
+
+
+def require_temperature(value: float) -> None:
+    """Refuse a temperature at which scores overflow or vanish.
+
+    Raises:
+        ConfigError: if it is not a number within the bounds.
+    """
+    if not possible_temperature(value):
+        raise ConfigError(
+            f"temperature is {value}; it must be a number from {COLDEST:g} to {HOTTEST:g}, such as "
+            "1 (the lower, the closer to the highest scores alone)"
+        )
+
+
+def tempered(scores_B: Tensor, temperature: float, ids_B: Tensor, what: str) -> Tensor:
+    """Scores over a temperature, in double precision.
+
+    Raises:
+        NonFinite: if a score is not finite, naming the ids.
+        ConfigError: if the quotient overflows.
+    """
+    values_B = scores_B.double() / temperature
+    try:
+        return require_finite(values_B, ids_B, what)
+    except NonFinite:
+        _blame(scores_B, temperature, ids_B, what)
+
+
+def _blame(scores_B: Tensor, temperature: float, ids_B: Tensor, what: str) -> NoReturn:
+    """Say whether it was a score or the temperature that made a quotient infinite."""
+    require_finite(scores_B, ids_B, what)
+    raise ConfigError(
+        f"{what} over a temperature of {temperature:g} overflows (the largest score is "
+        f"{float(scores_B.abs().max()):g}); choose a higher temperature"
+    ) from None
 
 
 def gumbel_top_k(
-    log_weights_B: Tensor, ids_B: Tensor, k: int, generator: torch.Generator
+    scores_B: Tensor,
+    ids_B: Tensor,
+    k: int,
+    generator: torch.Generator,
+    *,
+    temperature: float = 1.0,
+    what: str = "score",
 ) -> Tensor:
     """Draw k candidates without replacement, each next one in proportion to the weights left.
 
     Args:
-        log_weights_B: logarithms of positive weights, up to a constant.
+        scores_B: logarithms of positive weights at temperature 1, up to a constant.
         ids_B: int64 ids.
         k: how many.
         generator: a CPU generator.
+        temperature: the higher, the more random.
+        what: name of the scores, for messages.
 
     Returns:
         positions_k.
 
+    Raises:
+        NonFinite: if a score is not finite, naming the ids.
+        ConfigError: if a score over the temperature overflows, or there are not so many.
+
     Source: Kool et al. 2019 (arXiv:1903.06059), the Gumbel top-k trick.
     """
-    return top_k(perturbed(log_weights_B, 1.0, ids_B, generator), ids_B, k)
+    noisy_B = perturbed(scores_B, temperature, ids_B, generator)
+    try:
+        # At a low temperature the noise is lost in the scores, and equal scores tie.
+        return top_k(noisy_B, ids_B, k, tie_key(generator), checked_B=noisy_B, what=what)
+    except NonFinite:
+        _blame(scores_B, temperature, ids_B, what)
 
 
 def perturbed(
@@ -66,7 +134,8 @@ def perturbed(
         ids_B: int64 ids.
         generator: a CPU generator.
     """
-    return scores_B.double() / temperature + gumbel_noise(keyed_uniform(ids_B, generator))
+    numbers_B = keyed_uniform(ids_B, generator, scores_B)
+    return scores_B.double() / temperature + gumbel_noise(numbers_B)
 
 
 def gumbel_noise(numbers: Tensor) -> Tensor:
@@ -86,7 +155,7 @@ def draw_with_replacement(
         k: how many.
         generator: a CPU generator.
     """
-    order_B = ids_B.argsort()
+    order_B = by_id(ids_B, probs_B)
     upper_B = probs_B.double()[order_B].cumsum(0)
     draws_k = torch.rand(k, generator=generator, dtype=torch.float64)
     draws_k = draws_k.to(upper_B.device, non_blocking=True)
@@ -110,11 +179,15 @@ class GumbelTopK:
     score: ScoreFunction
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        require_temperature(self.temperature)
+
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""
-        scores_B = score_all(self.score, evidence)
-        noisy_B = perturbed(scores_B, self.temperature, evidence.ids_B, generator)
-        positions_k = top_k(noisy_B, evidence.ids_B, k)
+        scores_B, what = scores_of(self.score, evidence), score_name(self.score)
+        positions_k = gumbel_top_k(
+            scores_B, evidence.ids_B, k, generator, temperature=self.temperature, what=what
+        )
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
 
 
@@ -125,13 +198,16 @@ class Boltzmann:
     score: ScoreFunction
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        require_temperature(self.temperature)
+
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""
         require_at_most(k, len(evidence))
         if k == 0:
             return _nothing(evidence)
-        scores_B = score_all(self.score, evidence)
-        probs_B = (scores_B.double() / self.temperature).softmax(0)
+        scores_B, what = scores_of(self.score, evidence), score_name(self.score)
+        probs_B = tempered(scores_B, self.temperature, evidence.ids_B, what).softmax(0)
         positions_k = draw_with_replacement(probs_B, evidence.ids_B, k, generator)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
 
@@ -147,22 +223,22 @@ class RankBased:
     score: ScoreFunction
     ratio: float = 100.0
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.ratio < math.inf:
+            raise ConfigError(f"ratio is {self.ratio}; it must be a number of at least 1")
+
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""
         scores_B = score_all(self.score, evidence)
         size = len(evidence)
-        ranked_B = top_k(scores_B, evidence.ids_B, 0) if size == 0 else _ranked(scores_B, evidence)
+        key = tie_key(generator)
+        ranked_B = ranked(scores_B, evidence.ids_B, key)
         rank_B = torch.empty_like(ranked_B)
         rank_B[ranked_B] = torch.arange(size, device=ranked_B.device)
         log_weights_B = -math.log(self.ratio) / max(size, 1) * rank_B.double()
-        positions_k = gumbel_top_k(log_weights_B, evidence.ids_B, k, generator)
+        noisy_B = perturbed(log_weights_B, 1.0, evidence.ids_B, generator)
+        positions_k = top_k(noisy_B, evidence.ids_B, k, key, distinct=True)
         return Selection.of(evidence.ids_B, positions_k, scores_B=scores_B)
-
-
-def _ranked(scores_B: Tensor, evidence: Evidence) -> Tensor:
-    """Positions from the highest score to the lowest, ties by id."""
-    by_id_B = evidence.ids_B.argsort()
-    return by_id_B[scores_B[by_id_B].argsort(descending=True, stable=True)]
 
 
 @dataclass(frozen=True)
@@ -175,10 +251,13 @@ class SoftWeights:
     score: ScoreFunction
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        require_temperature(self.temperature)
+
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""
         scores_B = score_all(self.score, evidence)
-        positions_k = RandomChoice()(evidence, k, generator).positions_k
+        positions_k = random_k(evidence.ids_B, k, generator, scores_B)
         weights_k = k * (scores_B[positions_k].double() / self.temperature).softmax(0)
         return Selection.of(evidence.ids_B, positions_k, weights_k.float(), scores_B)
 
@@ -235,8 +314,8 @@ class ImportanceSampling:
         past = now if self.gain is None else self.gain
         self.gain = self.smoothing * past + (1 - self.smoothing) * now
         if self.gain <= self.gate:
-            chosen = RandomChoice()(evidence, k, generator)
-            return Selection.of(evidence.ids_B, chosen.positions_k, scores_B=norms_B)
+            positions_k = random_k(evidence.ids_B, k, generator, norms_B)
+            return Selection.of(evidence.ids_B, positions_k, scores_B=norms_B)
         positions_k = draw_with_replacement(probs_B, evidence.ids_B, k, generator)
         weights_k = 1.0 / (size * probs_B[positions_k])
         return Selection.of(evidence.ids_B, positions_k, weights_k.float(), norms_B)

@@ -16,7 +16,13 @@ from torch import Tensor
 from goldiprox.schema import ConfigError, Evidence
 from goldiprox.selection.functions import ScoreFunction
 from goldiprox.selection.groups import ClassBalanced, IrreducibleFilter, Stratified
-from goldiprox.selection.sampling import Boltzmann, GumbelTopK
+from goldiprox.selection.sampling import (
+    COLDEST,
+    HOTTEST,
+    Boltzmann,
+    GumbelTopK,
+    possible_temperature,
+)
 from goldiprox.selection.selectors import RandomChoice, Selector, TopK
 
 __all__ = ["KEEP", "MODIFIERS", "Modifier", "split_name", "vary"]
@@ -46,10 +52,6 @@ class Modifier:
     needs: frozenset[str] = frozenset()
 
 
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
-
-
 MODIFIERS: dict[str, Modifier] = {
     modifier.name: modifier
     for modifier in (
@@ -57,15 +59,15 @@ MODIFIERS: dict[str, Modifier] = {
             name="gumbel",
             summary="drawn without replacement, in proportion to exp(score / temperature)",
             default=1.0,
-            value="temperature, a positive number",
-            valid=_positive,
+            value=f"temperature, a number from {COLDEST:g} to {HOTTEST:g}",
+            valid=possible_temperature,
         ),
         Modifier(
             name="boltzmann",
             summary="drawn with replacement, in proportion to exp(score / temperature)",
             default=1.0,
-            value="temperature, a positive number",
-            valid=_positive,
+            value=f"temperature, a number from {COLDEST:g} to {HOTTEST:g}",
+            valid=possible_temperature,
         ),
         Modifier(
             name="class-balanced",

@@ -11,7 +11,7 @@ from goldiprox.config import TrainConfig
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import CompanionSpec
-from goldiprox.selection.selectors import keyed_uniform, top_k
+from goldiprox.selection.ranking import random_k
 from goldiprox.training.optimization import make_optimizer, training_step
 
 __all__ = ["Companion"]
@@ -73,7 +73,6 @@ class Companion:
 
     def _sample(self, pool: Batch, chosen: Batch, step: int) -> Batch:
         """As many candidates as were chosen, at random."""
-        ids_B = ids_of(pool)
-        numbers_B = keyed_uniform(ids_B, stream(self._config.seed, "companion", step))
-        part = take(pool, top_k(numbers_B, ids_B, ids_of(chosen).numel()))
+        chance = stream(self._config.seed, "companion", step)
+        part = take(pool, random_k(ids_of(pool), ids_of(chosen).numel(), chance))
         return trimmed(part, per_token=self._scoring.objective.per_token)

@@ -109,7 +109,6 @@ class Chooser:
         selector = self.method.selector
         self._selector = selector.start() if isinstance(selector, StatefulSelector) else selector
         self._seed = seed
-        self._unused = torch.Generator()
         self._scoring = ScoringPass(
             model,
             precision=precision,
@@ -174,7 +173,7 @@ class Chooser:
         unknown = self.method.needs - (known or {}).keys()
         evidence = self._scoring(batch, unknown, known=known, seed=seed)
         try:
-            selection = self._selector(evidence, k, self._generator())
+            selection = self._selector(evidence, k, stream(self._seed, "selection", self.step))
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
             if evidence.loss_B is not None or evidence.grad_norm_bound_B is not None:
@@ -189,12 +188,6 @@ class Chooser:
         companion = self.method.companion
         given = frozenset[str]() if companion is None else {companion.fills}
         return self._scoring.passes(self.method.needs - given)
-
-    def _generator(self) -> torch.Generator:
-        """A fresh one for each step; any one for a selector that draws nothing from it."""
-        if not getattr(self._selector, "draws", True):
-            return self._unused
-        return stream(self._seed, "selection", self.step)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep for choices to go on as they would have."""

@@ -27,7 +27,7 @@ from goldiprox.report.diet import write_diet_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.pruning import PruneRule, prune
-from goldiprox.selection.selectors import keyed_uniform
+from goldiprox.selection.ranking import keyed_uniform
 from goldiprox.training.loop import train
 from goldiprox.training.task import CheckpointEvery, Task
 from goldiprox.workflows.arms import require_possible

@@ -38,6 +38,7 @@ from goldiprox.records.tables import ScoreTable, Table
 from goldiprox.report.dynamics import write_dynamics_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
+from goldiprox.selection.ranking import ranked, tie_key
 from goldiprox.training.build import build
 from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import train
@@ -341,10 +342,9 @@ def _own_scores(study: _Study, arm: _Arm) -> ScoreTable:
 
 
 def _order(table: Table, examples: Examples, column: str) -> Tensor:
-    """Positions in ascending order of the score; ties by id."""
+    """Positions in ascending order of the score."""
     scores_N = table.column_for(column, examples.ids_N, REMEDY)
-    by_id = examples.ids_N.argsort(stable=True)
-    return by_id[scores_N[by_id].argsort(stable=True)]
+    return ranked(-scores_N, examples.ids_N, tie_key(stream(0, "dynamics", column)))
 
 
 def _measure_velocity(

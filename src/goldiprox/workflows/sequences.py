@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
@@ -16,6 +17,7 @@ from goldiprox.records.sequences import BatchSequence
 from goldiprox.records.tables import Table
 from goldiprox.schema import SequenceError
 from goldiprox.selection.plans import Course
+from goldiprox.selection.ranking import ranked
 from goldiprox.training.sequence import Recorder, replay, write_recorded
 
 __all__ = ["RECORDING", "Recording", "describe_sequence", "require_replayable"]
@@ -210,7 +212,7 @@ def _contents(sequence: BatchSequence, splits: Splits | None) -> dict[str, str]:
         counts = found
         if corrupted is not None:
             wrong += int(np.isin(ids, corrupted).sum())
-    often = np.argsort(-counts, kind="stable")[:5]
+    often = ranked(torch.from_numpy(counts), torch.arange(len(counts)), 0)[:5].tolist()
     told = {
         "picks": f"{picks:,} of {np.count_nonzero(counts):,} different examples, "
         f"{picks / len(sequence):.4g} a step, over {len(epochs)} epochs",
