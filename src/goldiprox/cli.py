@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +14,14 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes as Flat
 
 from goldiprox.commands import confusion, data_diet, dynamics, exchange
+from goldiprox.commands.process import (
+    end_quietly_on_signals,
+    interruption,
+    require_one_process,
+    require_utf8_arguments,
+    use_utf8,
+    version_line,
+)
 from goldiprox.commands.shared import Data as _Data
 from goldiprox.commands.shared import Keeping as _Keeping
 from goldiprox.commands.shared import Shown as _Shown
@@ -39,10 +46,31 @@ from goldiprox.workflows.train import train_one
 
 __all__ = ["main"]
 
-LISTS = tyro.constructors.ConstructorRegistry()
+READING = tyro.constructors.ConstructorRegistry()
+"""How arguments are read."""
 
 
-@LISTS.primitive_rule
+@READING.primitive_rule
+def _path(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """A path of no characters, such as of a variable that is not set, is not the current folder."""
+    if info.type is not Path:
+        return None
+
+    def read(given: list[str]) -> Path:
+        if not given[0]:
+            raise ConfigError('a path is given as ""; name a file or folder, or leave it out')
+        return Path(given[0])
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@READING.primitive_rule
 def _comma_list(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
     """Lists are one argument with commas, so that they cannot swallow what follows them."""
     wanted: Any = info.type
@@ -247,12 +275,23 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; every expected error is one line on stderr and exit status 1."""
-    # A terminated process unwinds like an interrupted one, so that no half-written file is left.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Run the command line; every expected error is one line on stderr and exit status 1.
+
+    Args:
+        arguments: what follows the program's name; the process's own unless given.
+    """
+    if arguments is None:
+        use_utf8()
+    end_quietly_on_signals()
     given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["--version"]:
+        print(version_line())
+        return
     try:
-        with LISTS:
+        require_utf8_arguments(given)
+        if given and given[0] in COMMANDS and _writes(given):
+            require_one_process(given[0])
+        with READING:
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="goldiprox",
@@ -263,11 +302,17 @@ def main(arguments: list[str] | None = None) -> None:
     except GoldiproxError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+        _fail(interruption(given), 130)
     except BrokenPipeError:
         # The reader (head, less) went away; nothing was lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _writes(arguments: list[str]) -> bool:
+    """Whether a command writes files: all do but those that only show something."""
+    asks = {"show", "-h", "--help"} & set(arguments[:2])
+    return arguments[0] != "methods" and not asks
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from goldiprox.evidence.mode import BatchNormMode, Precision
 from goldiprox.objectives import objective
-from goldiprox.schema import ConfigError
+from goldiprox.schema import ConfigError, require_seed
 from goldiprox.selection.methods import method
 from goldiprox.selection.selectors import how_many
 
@@ -155,6 +155,7 @@ class TrainConfig(LearnerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         method(self.method)
+        require_seed("--seed", self.seed)
         for name in ("batch", "patience"):
             _at_least_one(name, getattr(self, name))
         if self.batch > self.pool_size:

@@ -38,6 +38,7 @@ __all__ = [
     "SequenceError",
     "TableError",
     "id_list",
+    "require_seed",
 ]
 
 
@@ -47,6 +48,20 @@ class GoldiproxError(Exception):
 
 class ConfigError(GoldiproxError):
     """A setting is impossible, or settings do not go together."""
+
+
+LARGEST_SEED = 2**62
+"""Above it, a seed with a replica's number added no longer fits into 64 bits."""
+
+
+def require_seed(flag: str, seed: int) -> None:
+    """Refuse a seed that records and random generators cannot hold.
+
+    Raises:
+        ConfigError: naming the flag, the value and the range.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"{flag} is {seed}; give a whole number from 0 to {LARGEST_SEED}")
 
 
 class DataError(GoldiproxError):

@@ -177,7 +177,7 @@ def test_examples_of_different_stores_do_not_mix(dataset):
         ({"validation": 1.0}, "validation 1.0 is impossible: give a share of the holdout set"),
         ({"label_noise": 1.0}, "label noise 1.0 is impossible"),
         ({"duplicate": 0.5}, "duplicate 0.5 is impossible"),
-        ({"data_seed": -1}, "data-seed -1 is negative"),
+        ({"data_seed": -1}, "data-seed is -1; give a whole number from 0"),
         ({"holdout": float("nan")}, "holdout nan is impossible"),
     ],
 )

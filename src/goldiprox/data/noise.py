@@ -130,6 +130,10 @@ def corrupt_by_matrix(labels_N: Tensor, matrix_CC: Tensor, generator: torch.Gene
     return torch.searchsorted(edges_CC[labels_N], drawn_N[:, None], right=True).flatten()
 
 
+MOST_COPIES = 10_000
+"""More copies of each example would fill the memory before anything is trained."""
+
+
 def duplicate(ids: Tensor, factor: float, generator: torch.Generator, *, stride: int) -> Tensor:
     """Repeat examples, giving each copy an id of its own.
 
@@ -153,6 +157,10 @@ def duplicate(ids: Tensor, factor: float, generator: torch.Generator, *, stride:
         raise ConfigError(
             f"duplicate {factor} is impossible: give 1 for no copies, 5 to have every example "
             "five times, 1.5 to have half of them twice"
+        )
+    if factor > MOST_COPIES:
+        raise ConfigError(
+            f"--duplicate {factor:g} is impossible: at most {MOST_COPIES:,} copies of each example"
         )
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < stride:
         raise DataError(

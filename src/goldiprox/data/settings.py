@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from goldiprox.data.noise import LabelNoise, duplicate
-from goldiprox.schema import ConfigError
+from goldiprox.schema import ConfigError, require_seed
 
 __all__ = ["DataConfig", "HoldoutMode", "Reading"]
 
@@ -166,10 +166,7 @@ class DataConfig(Reading):
                 "excluded"
             )
         self._check_structure()
-        if self.data_seed < 0:
-            raise ConfigError(
-                f"--data-seed {self.data_seed} is negative: give 0 or a positive whole number"
-            )
+        require_seed("--data-seed", self.data_seed)
 
     def _check_structure(self) -> None:
         given = [

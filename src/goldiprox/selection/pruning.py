@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from goldiprox.schema import ConfigError, Evidence
+from goldiprox.schema import ConfigError, Evidence, require_seed
 from goldiprox.seeds import stream
 from goldiprox.selection.groups import Stratified
 from goldiprox.selection.ranking import draw_key, random_k, ranked, require_finite, top_k
@@ -67,6 +67,7 @@ class PruneRule:
                     f"--{name} {value} does not fit beside --keep {self.keep}: it must be from 0 "
                     f"to {1 - self.keep:g}"
                 )
+        require_seed("--seed", self.seed)
         if self.strata < 1:
             raise ConfigError(f"--strata is {self.strata}; it must be at least 1")
 

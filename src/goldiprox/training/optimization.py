@@ -37,6 +37,11 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f'unknown device "{name}"; use cpu, cuda, cuda:N or auto') from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f'--device {name}: devices of type "{device.type}" are not supported; use cpu, cuda, '
+            "cuda:N or auto"
+        )
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.splits import Examples
 from goldiprox.objectives import Objective
 from goldiprox.records.ledger import Ledger
+from goldiprox.schema import ConfigError
 from goldiprox.training.feed import Feeder
 
 __all__ = ["CheckpointEvery", "Evaluation", "Report", "Task", "Trained"]
@@ -71,6 +73,14 @@ class CheckpointEvery:
 
     seconds: float = 30.0
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ConfigError(
+                f"--checkpoint-seconds is {self.seconds}; give a positive number, such as 30"
+            )
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"--checkpoint-steps is {self.steps}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 import torch
@@ -71,10 +73,15 @@ def run_parallel(
             f"the data or the model cannot be sent to other processes ({error}); stay in this one "
             "with --jobs 1"
         ) from error
-    setup = (packed, threads, said)
+    reader, writer = context.Pipe(duplex=False)
+    setup = (reader, context.Lock(), threads, said)
+    # Sent by a thread rather than with the rest of the setup: a process is started only when it has
+    # read that, and one that dies before would leave this one waiting for ever.
+    threading.Thread(target=_send, args=(writer, packed, processes), daemon=True).start()
     executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=setup)
     try:
-        numbers = {executor.submit(_run, argument): n for n, argument in enumerate(arguments)}
+        with _signals_held():
+            numbers = {executor.submit(_run, argument): n for n, argument in enumerate(arguments)}
         while numbers:
             done, _ = wait(numbers, timeout=0.2, return_when=FIRST_COMPLETED)
             while not said.empty():
@@ -92,13 +99,51 @@ def run_parallel(
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+        reader.close()
 
 
-def _start(setup: bytes, threads: int, said: Any) -> None:
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while processes are started.
+
+    A process that is half started when this one unwinds would be missed when all are ended. The
+    processes inherit that Ctrl-C is held back: a terminal sends it to all of them, and one that is
+    still importing would answer with a traceback.
+    """
+    waiting: list[int] = []
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread()
+    }
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, lambda caught, _: waiting.append(caught))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        for caught in waiting:
+            signal.raise_signal(caught)
+
+
+def _send(writer: Connection, packed: bytes, times: int) -> None:
+    with suppress(OSError):  # nobody reads any more
+        for _ in range(times):
+            writer.send_bytes(packed)
+
+
+def _start(reader: Connection, reading: Any, threads: int, said: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends us
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    with reading:
+        setup = reader.recv_bytes()
     job, shared = pickle.loads(setup)  # from our own parent, through a pipe
     _worker.update(job=job, shared=shared, tell=said.put)
 
@@ -119,8 +164,10 @@ def _end_with_parent() -> NoReturn:
 
 
 def _run(argument: Any) -> Any:
-    _worker["busy"] = True
     try:
+        _worker["busy"] = True
         return _worker["job"](_worker["shared"], argument, _worker["tell"])
+    except SystemExit:  # by _stop; the executor would take it for the job's own error and go on
+        os._exit(143)
     finally:
         _worker["busy"] = False
