@@ -5,21 +5,30 @@ Ids travel inside the batch from the data set to the log, so no prefetching load
 * tuple or list: ``(ids_B, inputs, targets_B, ...)``, as :func:`goldiprox.with_ids` makes them;
   ``inputs`` may be a dict of tensors, the model's named inputs;
 * dict: ``{"id": ids_B, "labels": targets_B, ...}``, everything else being the model's inputs.
+
+Mappings of other types (transformers' ``BatchEncoding``) count as dicts, named tuples as tuples; a
+dataclass counts as a dict if it has a field ``id``, else as a tuple. What each field may hold is
+said in :mod:`goldiprox.entries`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from goldiprox.entries import Cut, Layout, Positions, Span, cut, opened, transformed
 from goldiprox.schema import DataError
 
 __all__ = [
     "ID",
     "Batch",
+    "IdKey",
     "ids_of",
     "lengths_of",
     "micro_batches",
@@ -38,23 +47,93 @@ Batch = Any
 """A tuple, list or dict as described above."""
 
 
+class IdKey(str):
+    """The key of a mapping's ids where it is not ``id``, recognisable wherever it goes.
+
+    It equals the plain text. Collate functions that go through the keys of the items, as torch's
+    and transformers' do, hand it on, and so do loaders with workers.
+    """
+
+    __slots__ = ()
+
+
+def usual(batch: Batch) -> Batch:
+    """A dataclass as the dict or tuple that it stands for; anything else as it is."""
+    fields = opened(batch)
+    if fields is batch or ID in fields:
+        return fields
+    return tuple(fields.values())
+
+
+def id_key(batch: Mapping[Any, Any]) -> str:
+    """The key under which a mapping carries its ids: what :func:`goldiprox.with_ids` was given."""
+    return next((key for key in batch if type(key) is IdKey), ID)
+
+
 def ids_of(batch: Batch) -> Tensor:
     """The ids of a batch: int64 of shape [B].
 
     Raises:
         DataError: if the batch carries no integer ids.
     """
-    ids = batch.get(ID) if isinstance(batch, Mapping) else batch[0]
-    if not isinstance(ids, Tensor) or ids.dim() != 1 or ids.is_floating_point():
-        where = f'under the key "{ID}"' if isinstance(batch, Mapping) else "as its first element"
+    batch = usual(batch)
+    if isinstance(batch, Mapping):
+        key = id_key(batch)
+        ids, where = batch.get(key), f'under the key "{key}"'
+        if ids is None:
+            where += f" (it has: {', '.join(map(str, batch)) or 'nothing'})"
+    elif isinstance(batch, tuple | list):
+        ids, where = batch[0] if batch else None, "as its first element"
+    else:
         raise DataError(
-            f"the batch carries no integer ids {where}; wrap the data set with goldiprox.with_ids"
+            f"the batch is a {type(batch).__name__}, not a tuple or dict that carries ids; wrap "
+            "the data set with goldiprox.with_ids"
         )
-    return ids.long()
+    ids_B = ids if isinstance(ids, Tensor) else _numbers(ids)
+    if ids_B is None or ids_B.dim() != 1 or not _is_whole(ids_B.dtype):
+        raise DataError(
+            f"the batch carries no integer ids {where}{_instead(ids, ids_B)}; wrap the data set "
+            "with goldiprox.with_ids, or, if it is wrapped, let no collate function and no "
+            "remove_unused_columns=True drop or change the ids"
+        )
+    if ids_B.dtype == torch.uint64 and bool((ids_B.long() < 0).any()):
+        raise DataError(
+            f"the batch carries ids of 2**63 or more {where}; ids are 64-bit integers with a sign: "
+            "number the examples, or take such ids as signed ones from the start"
+        )
+    return ids_B.long()
+
+
+def _numbers(ids: Any) -> Tensor | None:
+    """Ids that a collate function left as a list or array; None if they are no numbers."""
+    if isinstance(ids, list | tuple) and not all(type(i) is int for i in ids):
+        return None
+    if not isinstance(ids, list | tuple | np.ndarray):
+        return None
+    try:
+        return torch.as_tensor(ids, dtype=None if len(ids) else torch.int64)
+    except (TypeError, ValueError, RuntimeError):  # texts; beyond 64 bits
+        return None
+
+
+def _is_whole(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+def _instead(ids: Any, ids_B: Tensor | None) -> str:
+    """What is in the place of the ids, for the message."""
+    if ids is None:
+        return ""
+    if ids_B is not None:
+        return f", but {str(ids_B.dtype).removeprefix('torch.')} of shape {tuple(ids_B.shape)}"
+    first = ids[0] if isinstance(ids, list | tuple) and ids else ids
+    kind = f"{type(ids).__name__} of {type(first).__name__}" if first is not ids else ""
+    return f", but a {kind or type(ids).__name__}"
 
 
 def targets_of(batch: Batch) -> Tensor | None:
     """The targets of a batch where they stand in the usual place, else None."""
+    batch = usual(batch)
     if isinstance(batch, Mapping):
         found = next((batch[key] for key in TARGET_KEYS if key in batch), None)
     else:
@@ -78,28 +157,36 @@ def require_targets(batch: Batch) -> Tensor:
     return targets_B
 
 
-def take(batch: Batch, positions: Tensor) -> Batch:
+def take(batch: Batch, positions: Tensor, layout: Layout | None = None) -> Batch:
     """The examples of a batch at some positions, in the batch's own structure.
 
     Args:
-        batch: tuple, list, dict or tensor; nested as deep as one likes.
+        batch: tuple, list, dict, named tuple or dataclass; nested as deep as one likes.
         positions: int64 positions on the leading axis.
+        layout: what other pools told of the same structure; learns from this one.
 
     Returns:
-        The same structure; tensors are indexed, lists of examples too, other values kept.
+        The same structure; tensors, arrays and lists with one entry for each example are indexed,
+        scalars kept.
+
+    Raises:
+        DataError: if a field has neither one entry for each example nor none at all.
     """
-    size = _leading_size(batch)
-    return _take(batch, positions, size)
+    return _cut(batch, Positions(positions), layout)
 
 
-def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
-    """Cut a batch into consecutive parts of at most ``size`` examples (None: one part)."""
+def micro_batches(batch: Batch, size: int | None, layout: Layout | None = None) -> Iterator[Batch]:
+    """Cut a batch into consecutive parts of at most ``size`` examples (None: one part).
+
+    Raises:
+        DataError: see :func:`take`.
+    """
     count = _leading_size(batch)
     if size is None or size >= count:
         yield batch
         return
     for start in range(0, count, size):
-        yield _cut(batch, start, min(start + size, count), count)
+        yield _cut(batch, Span(slice(start, min(start + size, count))), layout)
 
 
 PADDED = ("input_ids", "attention_mask")
@@ -141,14 +228,77 @@ def trimmed(batch: Batch, *, per_token: bool = False) -> Batch:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move every tensor of a batch; what is there already is handed through."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [to_device(value, device) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, PackedSequence):
+            return value.to(device)  # type: ignore[arg-type] # its stub knows dtypes only
+        return value
+
+    return transformed(batch, moved)
+
+
+def inputs_of(batch: Batch) -> Any:
+    """What of a batch a model is run on: a tuple's second element, or a dict's other columns.
+
+    Raises:
+        DataError: if a tuple has no second element.
+    """
+    batch = usual(batch)
+    if not isinstance(batch, Mapping):
+        if len(batch) < 2:
+            raise DataError(
+                "the batch has no inputs beside its ids; let it be (ids, inputs, targets, ...)"
+            )
+        return batch[1]
+    ids = id_key(batch)
+    return {k: v for k, v in batch.items() if k != ids and k not in TARGET_KEYS}
+
+
+def run_on(model: nn.Module, inputs: Any) -> Any:
+    """``model(inputs)``, or ``model(**inputs)`` if they have names.
+
+    Named inputs of texts or None go to the model only if its ``forward`` names them: in a batch
+    they may stand for their own sake.
+
+    Raises:
+        DataError: if the model does not take an input of some name.
+    """
+    if not isinstance(inputs, Mapping):
+        return model(inputs)
+    texts = [key for key, value in inputs.items() if _is_text(value)]
+    if texts:
+        unnamed = set(texts).difference(_parameters_of(model))
+        inputs = {key: value for key, value in inputs.items() if key not in unnamed}
+    try:
+        return model(**inputs)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise DataError(
+            f"{error}: leave that column out of the batch, or say with logits= how the model is run"
+        ) from error
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value holds nothing but texts and None."""
+    if isinstance(value, Mapping):
+        return all(map(_is_text, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_text, value))
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "SU" or (value.dtype.kind == "O" and _is_text(value.tolist()))
+    return value is None or isinstance(value, str | bytes)
+
+
+def _parameters_of(model: nn.Module) -> frozenset[str]:
+    """The names that a model's ``forward`` takes; those of the model that a wrapper holds."""
+    for name in ("_orig_mod", "module"):  # torch.compile, DistributedDataParallel
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module):
+            return _parameters_of(inner)
+    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def model_output(model: nn.Module, batch: Batch) -> Any:
@@ -159,11 +309,7 @@ def model_output(model: nn.Module, batch: Batch) -> Any:
         or a key ``logits`` (transformers' models), or the only thing in a dict, list or tuple.
         Which of several tensors is meant is not guessed.
     """
-    if isinstance(batch, Mapping):
-        inputs: Any = {k: v for k, v in batch.items() if k != ID and k not in TARGET_KEYS}
-    else:
-        inputs = batch[1]
-    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    output = run_on(model, inputs_of(batch))
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -178,32 +324,8 @@ def _leading_size(batch: Batch) -> int:
     return int(ids_of(batch).shape[0])
 
 
-def _map(batch: Batch, size: int, index: Any, pick: Any) -> Batch:
-    """Apply ``index`` to every tensor and ``pick`` to every list with one entry an example."""
-    if isinstance(batch, Tensor):
-        return index(batch) if batch.dim() > 0 and batch.shape[0] == size else batch
-    if isinstance(batch, Mapping):
-        return {key: _map(value, size, index, pick) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        is_leaf = len(batch) == size and not any(isinstance(v, Tensor | Mapping) for v in batch)
-        if is_leaf:
-            return pick(batch)
-        parts = [_map(value, size, index, pick) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
-
-
-def _take(batch: Batch, positions: Tensor, size: int) -> Batch:
-    return _map(
-        batch,
-        size,
-        lambda t: t.index_select(0, positions.to(t.device)),
-        lambda values: type(values)(values[i] for i in positions.tolist()),
-    )
-
-
-def _cut(batch: Batch, start: int, stop: int, size: int) -> Batch:
-    return _map(batch, size, lambda t: t[start:stop], lambda values: values[start:stop])
+def _cut(batch: Batch, how: Cut, layout: Layout | None) -> Batch:
+    return cut(batch, _leading_size(batch), how, layout)
 
 
 def stack_outputs(parts: list[Tensor]) -> Tensor:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import goldiprox
 from goldiprox import Chooser
-from goldiprox.schema import ConfigError, NonFinite, TableError
+from goldiprox.schema import ConfigError, DataError, NonFinite, TableError
 from goldiprox.selection.methods import METHODS, Method
 from goldiprox.selection.selectors import TopK
 
@@ -319,3 +321,73 @@ def test_dropout_masks_are_as_many_as_asked_and_shared_where_asked(shared):
     assert alike.tolist() == [shared] * 3
     with pytest.raises(ConfigError, match="0 dropout samples"):
         Chooser(dropped, own, dropout_samples=0)
+
+
+class TimeFirst(nn.Module):
+    """Takes [time, examples, features], as torch's recurrent layers do unless told otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(D, C)
+
+    def forward(self, x):
+        return self.net(x.mean(0))
+
+
+class ExamplesFirst(TimeFirst):
+    def forward(self, x):
+        return self.net(x.mean(1))
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_pool_as_large_as_another_axis_is_asked_of_the_model(data, share):
+    inputs = torch.randn(16, 16, D)
+    pool = (torch.arange(16), inputs, data[1][:16])
+    choose = Chooser(ExamplesFirst(), "loss", share=share)
+    for _ in range(2):
+        chosen = choose(pool)
+        assert torch.equal(chosen.batch[1], inputs[chosen.batch[0]])
+    with pytest.raises(DataError, match=r"further axis of part 1 of the batch.*batch_first"):
+        Chooser(TimeFirst(), "loss", share=share)(pool)
+
+
+def test_the_model_is_asked_once_and_only_where_the_axis_is_open(data):
+    calls = []
+
+    class Counted(ExamplesFirst):
+        def forward(self, x):
+            calls.append(len(x))
+            return super().forward(x)
+
+    choose = Chooser(Counted(), "loss", share=0.5)
+    pool = (torch.arange(16), torch.randn(16, 16, D), data[1][:16])
+    for _ in range(3):
+        choose(pool)
+    assert calls == [16, 2, 16, 16]
+    calls.clear()
+    choose = Chooser(Counted(), "loss", share=0.5)
+    choose((torch.arange(8), torch.randn(8, 16, D), data[1][:8]))
+    choose(pool)
+    assert calls == [8, 16]
+
+
+def test_a_last_pool_of_two_is_read_as_those_before_it(data):
+    items = [(data[0][i], int(data[1][i]), ("en", f"s{i}")) for i in range(18)]
+    choose = Chooser(nn.Linear(D, C), "loss", share=0.5)
+    for pool in DataLoader(goldiprox.with_ids(items), batch_size=16):
+        batch = choose(pool).batch
+        assert list(batch[3][1]) == [f"s{i}" for i in batch[0].tolist()]
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_all_methods_cut_named_tuples_lists_and_arrays(data, micro_batch):
+    pool_type = namedtuple("pool_type", "ids images labels names weights")
+    names = [f"n{i}" for i in range(16)]
+    pool = pool_type(torch.arange(16), data[0][:16], data[1][:16], names, np.arange(16) * 10)
+    slow = nn.Sequential(nn.Linear(D, 4), nn.PReLU(), nn.Linear(4, C))
+    for method in ("loss", "grad-norm", "uniform"):
+        batch = Chooser(slow, method, share=0.25, micro_batch=micro_batch)(pool).batch
+        ids = batch.ids.tolist()
+        assert batch.names == [f"n{i}" for i in ids]
+        assert batch.weights.tolist() == [10 * i for i in ids]
+        assert torch.equal(batch.images, data[0][ids])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -313,3 +314,46 @@ def test_checkpointed_activations_are_refused():
 
     with pytest.raises(ConfigError, match="cannot be taken through activation checkpointing"):
         gradient_norms(Checkpointed(), torch.randn(5, 3, 4), torch.zeros(5, dtype=torch.int64))
+
+
+class Weighted(nn.Module):
+    """A layer that no rule covers, and inputs beside the tensor."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.body, self.seen = nn.Sequential(nn.Linear(5, 5), nn.PReLU(), nn.Linear(5, 3)), seen
+
+    def forward(self, x, factor, scale=1.0):
+        self.seen.append((len(x), len(factor)))
+        return self.body(x) * torch.as_tensor(factor).view(-1, 1).to(x) * scale
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [[1.0, 2.0, 3.0, 4.0], (1.0, 2.0, 3.0, 4.0), np.arange(1.0, 5.0), torch.arange(1.0, 5.0)],
+    ids=["list", "tuple", "array", "tensor"],
+)
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_every_call_gets_the_entries_of_its_own_examples(factor, micro_batch):
+    torch.manual_seed(0)
+    seen = []
+    model, x, targets = Weighted(seen), torch.randn(4, 5), torch.tensor([0, 1, 2, 0])
+    inputs = {"x": x, "factor": factor, "scale": torch.tensor(0.5)}
+    found = gradient_norms(model, inputs, targets, micro_batch=micro_batch)
+    assert all(rows == entries for rows, entries in seen)
+    for i in range(4):
+        one = model(x[i : i + 1], factor[i : i + 1], 0.5)
+        gradients = torch.autograd.grad(
+            F.cross_entropy(one, targets[i : i + 1]), model.parameters()
+        )
+        norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+        assert found.grad_norm_B[i] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_inputs_with_the_time_first_are_refused():
+    gru = nn.GRU(5, 6)
+    with pytest.raises(ConfigError, match=r"first axes are \[7, 4\]"):
+        gradient_norms(gru, torch.randn(7, 4, 5), torch.zeros(4, dtype=torch.long))
+    inputs = {"x": torch.randn(7, 4, 5), "y": torch.randn(4, 5)}
+    with pytest.raises(ConfigError, match=r"first axes are \[7, 4, 4\]"):
+        gradient_norms(gru, inputs, torch.zeros(4, dtype=torch.long))

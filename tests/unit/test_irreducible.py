@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 import goldiprox
 from goldiprox.config import IrreducibleConfig
@@ -23,7 +23,7 @@ from goldiprox.precompute.irreducible import (
 )
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
-from goldiprox.schema import TableError
+from goldiprox.schema import ConfigError, TableError
 from goldiprox.training.loop import train
 from goldiprox.training.task import CheckpointEvery, Task
 
@@ -284,10 +284,34 @@ def test_losses_of_a_model_of_ones_own(training):
     goldiprox.Chooser(model, "rho-loss", irreducible=table)(next(iter(DataLoader(data, 41))))
 
 
-def test_an_example_that_comes_twice_is_refused():
-    batch = (torch.tensor([3, 3]), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(TableError, match=r"more than once \(first: 3\)"):
-        irreducible_losses(nn.Linear(4, 2), [batch])
+def repeats(data, model, orders):
+    batches = [b for order in orders for b in DataLoader(data, 8, sampler=order)]
+    return irreducible_losses(model, batches)
+
+
+def test_an_example_that_is_drawn_again_counts_once():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    data = goldiprox.with_ids(TensorDataset(torch.randn(20, 4), torch.randint(0, 3, (20,))))
+    plain = repeats(data, model, [range(20)])
+    # What a distributed sampler makes of 20 examples for 3 ranks, and drawing with replacement.
+    padded = [*range(20), 0]
+    table = repeats(data, model, [padded[rank::3] for rank in range(3)])
+    assert table.ids_N.tolist() == [*range(0, 20, 3), *range(1, 20, 3), *range(2, 20, 3)]
+    expected = plain.columns[IRREDUCIBLE_LOSS][table.ids_N]
+    assert np.allclose(table.columns[IRREDUCIBLE_LOSS], expected, atol=1e-6)
+    drawn = torch.randint(0, 20, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    assert sorted(repeats(data, model, [drawn]).ids_N) == sorted(set(drawn))
+
+
+def test_different_examples_under_one_id_are_refused():
+    torch.manual_seed(0)
+    batch = (torch.tensor([3, 3]), torch.randn(2, 4), torch.tensor([0, 1]))
+    with pytest.raises(TableError, match=r"different losses \(first: 3\): .*wrap the whole"):
+        irreducible_losses(nn.Linear(4, 3), [batch])
+    parts = [goldiprox.with_ids(TensorDataset(batch[1], batch[2])) for _ in range(2)]
+    with pytest.raises(ConfigError, match="share 2 ids"):
+        irreducible_losses(nn.Linear(4, 3), DataLoader(ConcatDataset(parts)))
 
 
 THREE = dataclasses.replace(QUICK, epochs=3, members=3)

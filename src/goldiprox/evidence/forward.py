@@ -26,6 +26,7 @@ from goldiprox.batch import (
     targets_of,
     trimmed,
 )
+from goldiprox.entries import Layout
 from goldiprox.evidence.dropout import dropped
 from goldiprox.evidence.gradients import (
     LastLayer,
@@ -51,7 +52,7 @@ from goldiprox.evidence.outputs import (
 from goldiprox.objectives import CLASSIFICATION, Classification, Given
 from goldiprox.objectives import objective as find_objective
 from goldiprox.objectives.classification import fit, require_logits
-from goldiprox.schema import ConfigError, Evidence
+from goldiprox.schema import ConfigError, DataError, Evidence
 
 __all__ = ["ScoringPass"]
 
@@ -132,6 +133,7 @@ class ScoringPass:
         self._mc_samples = mc_samples
         self._mc_consistent = mc_consistent
         self._feature_layer = feature_layer
+        self.layout = Layout()
         self._has_batchnorm = any(isinstance(m, _BatchNorm) for m in model.modules())
 
     def __call__(
@@ -184,6 +186,47 @@ class ScoringPass:
         forward = not backward and not PLAIN_FIELDS.isdisjoint(wanted)
         samples = self._mc_samples if "mc_log_probs_KBC" in wanted else 0
         return forward + samples, int(backward)
+
+    def settle_layout(self, batch: Batch) -> None:
+        """Ask the model which axis the examples are on, where pools so far left it open.
+
+        A pool of 16 with a field of shape [16, 16, 5] may have the time first. Two of the first
+        axis' rows then make two examples only if that axis is theirs.
+
+        Raises:
+            DataError: if the model does not take them for two examples.
+        """
+        size = int(ids_of(batch).shape[0])
+        if not self.layout.doubtful or size < 2:
+            return
+        count = min(2, size - 1)
+        part = take(batch, torch.arange(count), self.layout)
+        try:
+            with (
+                torch.no_grad(),
+                scoring_mode(self.model, "running"),
+                autocast(device_of(self.model), self.precision),
+            ):
+                is_right = self._rows_of(part) == count
+                cause = None
+        except (RuntimeError, ValueError, IndexError, ConfigError, DataError) as error:
+            is_right, cause = False, error
+        if not is_right:
+            raise DataError(
+                f"the pool has {size} examples, and so has a further axis of "
+                f"{self.layout.names()}: cut along its first axis it does not fit the model; the "
+                "first axis must be that of the examples (batch_first=True for recurrent layers)"
+            ) from cause
+        self.layout.settle()
+
+    def _rows_of(self, part: Batch) -> int:
+        """For how many examples the model takes a part of a pool."""
+        if self._per_example_loss is not None:
+            return len(self._per_example_loss(self.model, part))
+        output = self._output(self.model, part)
+        if not isinstance(output, Tensor):
+            output = self.objective.losses(output, part)
+        return len(output)
 
     def over(self, batches: Iterable[Batch], needs: Collection[str]) -> Iterator[Evidence]:
         """Score batch after batch; what is cheap is computed for several batches at once.
@@ -342,7 +385,7 @@ class ScoringPass:
         """
         lengths_B = None if self._has_batchnorm else lengths_of(batch)
         if lengths_B is None:
-            return micro_batches(batch, self.micro_batch), None
+            return micro_batches(batch, self.micro_batch, self.layout), None
         order_B = lengths_B.argsort(stable=True)
         size = TEXTS_AT_ONCE if self.micro_batch is None else self.micro_batch
         parts = micro_batches(take(batch, order_B), size)
@@ -431,7 +474,7 @@ class ScoringPass:
                     # Not by length: one sample's masks are of one shape, hence of one length.
                     parts = [
                         self.objective.log_probs(self._output(self.model, part)).float()
-                        for part in micro_batches(batch, self.micro_batch)
+                        for part in micro_batches(batch, self.micro_batch, self.layout)
                     ]
                 samples.append(stack_outputs(parts))
         return torch.stack(samples)

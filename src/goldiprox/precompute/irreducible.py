@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from goldiprox.batch import Batch, model_output, to_device
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
+from goldiprox.data.wrap import carried_ids
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import device_of
 from goldiprox.models.vision import Factory
@@ -29,7 +30,7 @@ from goldiprox.objectives import objective as objective_named
 from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.records.runs import RunFolder, versions, weights_bytes
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
-from goldiprox.schema import NonFinite, id_list
+from goldiprox.schema import NonFinite, TableError, id_list
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import Loop, train
@@ -51,6 +52,9 @@ __all__ = [
 ]
 
 REMEDY = "make it for this data with: goldiprox irreducible {name} --out il.parquet"
+
+SAME = 1e-2
+"""Nats, or share, by which an example's losses in different batches may differ (low precision)."""
 
 Losses = npt.NDArray[np.float32]
 
@@ -253,13 +257,16 @@ def irreducible_losses(
         provenance: recorded with the table when it is written.
 
     Returns:
-        A table with the column ``irreducible_loss``, in nats for cross-entropy.
+        A table with the column ``irreducible_loss``, in nats for cross-entropy. An example that
+        the loader draws again (with replacement, or to fill up a process's share) counts once.
 
     Raises:
-        TableError: if an id comes twice.
+        ConfigError: if the loader's data set joins parts that share ids.
+        TableError: if an id comes again with another loss.
         DataError: if the model's output or the targets do not fit the objective.
         NonFinite: if a loss is NaN or infinite; the message names the ids.
     """
+    carried_ids(getattr(batches, "dataset", None))
     scoring = ScoringPass(
         model,
         batchnorm="running",
@@ -282,13 +289,35 @@ def irreducible_losses(
                 f"{len(bad_B)} examples (ids {id_list(ids[-1][bad_B])}); look at these examples, "
                 "or at the model's weights"
             )
+    ids_N = torch.cat(ids).numpy() if ids else np.empty(0, dtype=np.int64)
+    losses_N = torch.cat(losses).numpy() if ids else np.empty(0, dtype=np.float32)
+    first_N = _each_once(ids_N, losses_N)
     return ScoreTable(
-        ids_N=torch.cat(ids).numpy() if ids else np.empty(0, dtype=np.int64),
-        columns={
-            IRREDUCIBLE_LOSS: torch.cat(losses).numpy() if ids else np.empty(0, dtype=np.float32)
-        },
+        ids_N=ids_N[first_N],
+        columns={IRREDUCIBLE_LOSS: losses_N[first_N]},
         provenance={"kind": "irreducible-loss", **said, **(provenance or {})},
     )
+
+
+def _each_once(ids_N: npt.NDArray[np.int64], losses_N: Losses) -> npt.NDArray[np.int64]:
+    """Where each id came first, in the order that they came in.
+
+    Raises:
+        TableError: if an id came again with another loss, hence with another example.
+    """
+    unique, first, inverse = np.unique(ids_N, return_index=True, return_inverse=True)
+    if unique.size == ids_N.size:
+        return np.arange(ids_N.size)
+    same_N = np.isclose(losses_N, losses_N[first][inverse], rtol=SAME, atol=SAME, equal_nan=True)
+    if not same_N.all():
+        other = torch.from_numpy(np.unique(ids_N[~same_N]))
+        raise TableError(
+            f"{other.numel()} ids came more than once, with different losses (first: "
+            f"{id_list(other, 3)}): either parts of the data were numbered each by itself (wrap "
+            "the whole with goldiprox.with_ids), or a sampler that repeats examples met random "
+            "transforms (score without augmentation)"
+        )
+    return np.sort(first)
 
 
 def irreducible_cost(table: Table) -> Ledger:

@@ -134,7 +134,8 @@ class Chooser:
         Raises:
             NonFinite: if a score is NaN or infinite; the message names the ids.
             TableError: if the irreducible-loss table lacks an id, or holds an infinite value.
-            DataError: if the model's output or the targets do not fit the objective.
+            DataError: if the batch carries no ids, or holds a field that cannot be cut by example;
+                if the model's output or the targets do not fit the objective.
             ConfigError: if the method decides for whole epochs rather than for each pool.
         """
         if self.method.plan is not pools:
@@ -143,8 +144,11 @@ class Chooser:
                 "goldiprox train, or draw your batches from its plan (goldiprox.selection.plans)"
             )
         selection = self.select(batch, known=known)
+        taken = take(batch, selection.positions_k, self._scoring.layout)
+        if self.method.needs_forward:
+            self._scoring.settle_layout(batch)
         return Chosen(
-            batch=take(batch, selection.positions_k),
+            batch=taken,
             weights=selection.weights_k,
             selection=selection,
         )

@@ -122,12 +122,12 @@ def gradient_norms(
     engine = Engine(model, per_example_loss, forward)
     with undisturbed(model), torch.enable_grad():
         if size == 1:
-            engine.probe(inputs)  # for its refusals alone: one example needs no tape
+            engine.probe(inputs, count)  # for its refusals alone: one example needs no tape
         parts = []
         for start in range(0, count, size):
             chunk = slice(start, min(start + size, count))
             try:
-                parts.append(engine.norms(rows(inputs, chunk), rows(targets, chunk)))
+                parts.append(engine.norms(rows(inputs, chunk, count), rows(targets, chunk, count)))
             except CheckpointError as error:
                 raise ConfigError(
                     "exact gradient norms cannot be taken through activation checkpointing; switch "
@@ -162,10 +162,10 @@ class Engine:
         first = next(iter(self.parameters.values()))
         self.device, self.dtype = first.device, accumulation_dtype(first.dtype)
 
-    def probe(self, inputs: Any) -> None:
+    def probe(self, inputs: Any, count: int) -> None:
         """Run the first example to learn which axes hold examples, and whether chance enters."""
         device = device_of(self.model)
-        before, one = _random_state(device), rows(inputs, slice(0, 1))
+        before, one = _random_state(device), rows(inputs, slice(0, 1), count)
         with Probe(self.parameters.values()) as seen:
             self._forward(self.model, one)
         self._calls = seen.calls
@@ -201,7 +201,7 @@ class Engine:
             The parameters that no rule covers, loss_B and the outputs, both detached.
         """
         count = examples_of(inputs, targets)
-        self.probe(inputs)
+        self.probe(inputs, count)
         anchor = torch.zeros((), device=self.device, requires_grad=True)
         tape = Tape(
             list(self.parameters.values()),

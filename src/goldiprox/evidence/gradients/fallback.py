@@ -7,12 +7,13 @@ how the model uses a parameter: recurrent layers, ``nn.MultiheadAttention``, par
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from goldiprox.entries import Positions, Span, cut, fits, tensors
 from goldiprox.evidence.gradients.products import accumulation_dtype, square_sums
 from goldiprox.schema import ConfigError
 
@@ -33,46 +34,71 @@ Run = Callable[[nn.Module, Any, Any], Tensor]
 """(model, inputs, targets) -> loss_B."""
 
 
-def _leaves(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _leaves(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _leaves(item)
-
-
-def _rebuilt(value: Any, leaves: Iterator[Tensor]) -> Any:
-    """The same structure with other tensors."""
-    if isinstance(value, Tensor):
-        return next(leaves)
-    if isinstance(value, Mapping):
-        return {key: _rebuilt(item, leaves) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)([_rebuilt(item, leaves) for item in value])
-    return value
-
-
 def examples_of(*values: Any) -> int:
     """The number of examples in inputs and targets.
 
     Raises:
         ConfigError: if there is no tensor, or the tensors' first axes differ.
     """
-    sizes = [leaf.shape[0] if leaf.dim() else None for value in values for leaf in _leaves(value)]
-    if not sizes or sizes[0] is None or len(set(sizes)) > 1:
-        raise ConfigError(
-            "inputs and targets must be tensors (or dicts, lists or tuples of tensors) with one "
-            f"row for each example; their first axes are {sizes}"
-        )
-    return sizes[0]
+    sizes = [leaf.shape[0] if leaf.dim() else None for value in values for leaf in tensors(value)]
+    # A tensor of itself is the surest; in a structure, a first axis of size 1 may broadcast.
+    plain = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
+    counts = set(plain) or {size for size in sizes if size is not None}
+    if len(counts) > 1:
+        counts -= {1}
+    if len(counts) == 1:
+        (count,) = counts
+        if all(fits(value, count) for value in values):
+            return count
+    raise ConfigError(
+        "inputs and targets must be tensors (or dicts, lists or tuples of tensors) with one "
+        f"row for each example; their first axes are {sizes}"
+    )
 
 
-def rows(value: Any, chunk: slice | Tensor) -> Any:
-    """The rows of some examples (a slice, or int64 positions), in the structure of the whole."""
-    return _rebuilt(value, (leaf[chunk] for leaf in _leaves(value)))
+def rows(value: Any, chunk: slice | Tensor, count: int) -> Any:
+    """The rows of some examples, in the structure of the whole.
+
+    Args:
+        value: inputs or targets.
+        chunk: a slice, or int64 positions.
+        count: how many examples there are.
+
+    Raises:
+        DataError: if some part has neither one entry for each example nor none at all.
+    """
+    return cut(value, count, Span(chunk) if isinstance(chunk, slice) else Positions(chunk))
+
+
+class _UnmappableError(RuntimeError):
+    """Lists and arrays with an entry for each example, which ``torch.func`` cannot map over."""
+
+
+class _Columns:
+    """Collects the tensors that have one row for each example."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def tensor(self, rows: Tensor) -> Tensor:
+        self.found.append(rows)
+        return rows
+
+    def array(self, _rows: object) -> Any:
+        raise _UnmappableError
+
+    def sequence(self, _entries: object) -> Any:
+        raise _UnmappableError
+
+
+class _Replaced(_Columns):
+    """Puts other tensors in their places."""
+
+    def __init__(self, others: Iterable[Tensor]) -> None:
+        self._others = iter(others)
+
+    def tensor(self, _rows: Tensor) -> Tensor:
+        return next(self._others)
 
 
 def square_of_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -107,9 +133,10 @@ def looped_square_norms(
     """
     squares: list[Tensor] = []
     wanted = list(parameters.values())
-    for i in range(examples_of(inputs, targets)):
+    count = examples_of(inputs, targets)
+    for i in range(count):
         one = slice(i, i + 1)
-        loss = run(model, rows(inputs, one), rows(targets, one)).sum()
+        loss = run(model, rows(inputs, one, count), rows(targets, one, count)).sum()
         squares.append(square_of_gradient(loss, wanted))
     return torch.stack(squares)
 
@@ -163,20 +190,22 @@ def mapped_gradients(
     wanted = {f"model.{name}": p.detach() for name, p in parameters.items()}
 
     def loss_of_one(values: dict[str, Tensor], leaves: list[Tensor]) -> Tensor:
-        single = iter([leaf.unsqueeze(0) for leaf in leaves])
-        arguments = (_rebuilt(inputs, single), _rebuilt(targets, single))
+        single = _Replaced(leaf.unsqueeze(0) for leaf in leaves)
+        arguments = (cut(inputs, count, single), cut(targets, count, single))
         loss_B: Tensor = torch.func.functional_call(runner, values, arguments)
         return loss_B.sum()
 
     gradients_of = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, 0))
     count = examples_of(inputs, targets)
     size = max(1, HELD_ELEMENTS // sum(p.numel() for p in wanted.values()))
-    leaves = [*_leaves(inputs), *_leaves(targets)]
+    columns = _Columns()
+    cut(inputs, count, columns)
+    cut(targets, count, columns)
     for start in range(0, count, size):
         chunk = slice(start, min(start + size, count))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*performance drop.*")
-            gradients = gradients_of(wanted, [leaf[chunk] for leaf in leaves])
+            gradients = gradients_of(wanted, [leaf[chunk] for leaf in columns.found])
         yield chunk, [gradients[name].detach().to(dtype) for name in wanted]
 
 
@@ -186,9 +215,10 @@ def looped_gradients(
     """The same as :func:`mapped_gradients`, one example at a time with autograd."""
     wanted = list(parameters.values())
     dtype = accumulation_dtype(wanted[0].dtype)
-    for i in range(examples_of(inputs, targets)):
+    count = examples_of(inputs, targets)
+    for i in range(count):
         one = slice(i, i + 1)
-        loss = run(model, rows(inputs, one), rows(targets, one)).sum()
+        loss = run(model, rows(inputs, one, count), rows(targets, one, count)).sum()
         gradients: Sequence[Tensor | None] = [None] * len(wanted)
         if loss.requires_grad:
             with torch.autocast(loss.device.type, enabled=False):

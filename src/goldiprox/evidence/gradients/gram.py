@@ -72,8 +72,8 @@ def tangent_kernel(
         raise ConfigError(f"block is {block}; it must be at least 1")
     engine = Engine(model, _chosen_logit, forward)
     with undisturbed(model), torch.enable_grad():
-        classes, held = _one_example(model, inputs, forward)
-        engine.probe(rows(inputs, slice(0, 1)))
+        classes, held = _one_example(model, inputs, count, forward)
+        engine.probe(inputs, count)
         if engine.is_random:
             raise ConfigError(
                 "a tangent kernel needs a model without chance, and random layers (dropout) are "
@@ -84,7 +84,7 @@ def tangent_kernel(
             (count * classes, count * classes), dtype=engine.dtype, device=engine.device
         )
         for left, right in _pairs(count, size):
-            part = _pass(engine, inputs, classes, left, right)
+            part = _pass(engine, inputs, count, classes, left, right)
             at_left = slice(left.start * classes, left.stop * classes)
             at_right = slice(right.start * classes, right.stop * classes)
             gram[at_left, at_right] = part
@@ -110,7 +110,7 @@ def _chosen_logit(logits_BC: Tensor, classes_B: Tensor) -> Tensor:
 
 
 def _one_example(
-    model: nn.Module, inputs: Any, forward: Callable[[nn.Module, Any], Any]
+    model: nn.Module, inputs: Any, count: int, forward: Callable[[nn.Module, Any], Any]
 ) -> tuple[int, int]:
     """The number of classes, and how many activations autograd keeps for one example."""
     held = 0
@@ -123,7 +123,7 @@ def _one_example(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits_BC = forward(model, rows(inputs, slice(0, 1)))
+        logits_BC = forward(model, rows(inputs, slice(0, 1), count))
     if not isinstance(logits_BC, Tensor) or logits_BC.dim() != 2:
         raise ConfigError(
             f"the model returned {_described(logits_BC)} for one example; a tangent kernel needs "
@@ -138,7 +138,9 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _pass(engine: Engine, inputs: Any, classes: int, left: slice, right: slice) -> Tensor:
+def _pass(
+    engine: Engine, inputs: Any, count: int, classes: int, left: slice, right: slice
+) -> Tensor:
     """Inner products of one block's rows with another's (or its own)."""
     positions = torch.arange(left.start, left.stop)
     split = None
@@ -146,7 +148,7 @@ def _pass(engine: Engine, inputs: Any, classes: int, left: slice, right: slice) 
         split = positions.numel() * classes
         positions = torch.cat([positions, torch.arange(right.start, right.stop)])
     positions = positions.to(engine.device)
-    repeated = rows(inputs, positions.repeat_interleave(classes))
+    repeated = rows(inputs, positions.repeat_interleave(classes), count)
     chosen = torch.arange(classes, device=engine.device).repeat(positions.numel())
     total = GramSum.zeros(chosen.numel(), split, dtype=engine.dtype, device=engine.device)
     uncovered = set(range(len(engine.parameters)))
