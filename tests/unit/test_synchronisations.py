@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goldiprox.schema import Evidence, NonFinite
+from goldiprox.schema import DataError, Evidence, NonFinite
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import pools
@@ -203,6 +203,52 @@ def test_a_whole_step_of_choosing_waits_at_most_once(name, network, make_table):
     allowed = 3 if name == "grad-norm" else 1
     assert len(waits[0]) <= allowed + 1, waits[0]  # the table moves there once
     assert len(waits[1]) <= allowed, waits[1]
+
+
+TARGETS = {
+    "classification": torch.randint(0, 4, (40,), generator=stream(3)),
+    "multilabel": torch.randint(0, 2, (40, 4), generator=stream(3)).float(),
+    "regression": torch.randn(40, 4, generator=stream(3)),
+    "regression-huber": torch.randn(40, 4, generator=stream(3)),
+}
+
+
+@pytest.mark.parametrize("name", ["loss", "rho-loss", "grad-norm-bound"])
+@pytest.mark.parametrize("objective", TARGETS)
+def test_a_step_of_any_objective_waits_at_most_once(name, objective, network, make_table):
+    ids, table = torch.randperm(100, generator=stream(1))[:40], make_table(range(100))
+    inputs, targets = torch.randn(40, 16, generator=stream(2)), TARGETS[objective]
+    settings = {"share": 0.2, "irreducible": table, "objective": objective}
+    expected = Chooser(network("here"), name, **settings).select((ids, inputs, targets))
+    with PretendedDevice() as device:
+        chooser = Chooser(network(PLACE), name, **settings)
+        pool = tuple(There(part.clone()) for part in (ids, inputs, targets))
+        chooser.select(pool)  # the table moves there
+        device.waits.clear()
+        found = chooser.select(pool)
+        assert len(device.waits) <= 1, device.waits
+    if name != "grad-norm-bound":  # ties break by a random number of each step
+        assert set(found.ids_k.here.tolist()) == set(expected.ids_k.tolist())
+
+
+INVALID = {
+    "classification": (-100, "label -100"),
+    "multilabel": (7.0, "not 0 or 1"),
+    "regression": (torch.nan, "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("name", ["loss", "grad-norm-bound", "grad-norm"])
+@pytest.mark.parametrize("objective", INVALID)
+def test_invalid_targets_are_named_there_too(name, objective, network):
+    """Where they are not looked at: their losses are NaN, and then it is asked why."""
+    value, words = INVALID[objective]
+    ids, inputs = torch.arange(40) + 100, torch.randn(40, 16, generator=stream(2))
+    targets = TARGETS[objective].clone()
+    targets[7] = value
+    with PretendedDevice(), pytest.raises(DataError, match=rf"{words}.*\b107\b"):
+        pool = tuple(There(part.clone()) for part in (ids, inputs, targets))
+        Chooser(network(PLACE), name, objective=objective).select(pool)
 
 
 @pytest.mark.parametrize("name", ["loss", "rho-loss", "grad-norm-bound", "irreducible"])

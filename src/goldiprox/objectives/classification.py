@@ -225,17 +225,18 @@ def _require_distributions(output: Tensor, targets_B: Tensor) -> None:
     """Refuse targets that are neither class numbers nor a row for each example."""
     if targets_B.shape == output.shape:
         return
-    kind = f"{str(targets_B.dtype).removeprefix('torch.')} of shape {tuple(targets_B.shape)}"
+    shape = tuple(targets_B.shape)
     if targets_B.dim() == 1:
+        kind = str(targets_B.dtype).removeprefix("torch.")
         raise DataError(
-            f"the labels are {kind}, numbers rather than classes: choose {choose('regression')}, "
-            "or hand class numbers over as integers"
+            f"the labels are {kind} of shape {shape}, numbers rather than classes: choose "
+            f"{choose('regression')}, or hand class numbers over as integers"
         )
     raise DataError(
-        f"the labels are {kind}, and classification needs one class an example (or a probability "
-        f"for each of the model's {output.shape[1]} classes): choose {choose('language-model')} "
-        "for labels of tokens, multilabel for several labels an example, or an objective of your "
-        "own"
+        f"the labels have the shape {shape}, and classification needs one class an example (or a "
+        f"probability for each of the model's {output.shape[1]} classes): choose "
+        f"{choose('language-model')} for labels of tokens, multilabel for several labels an "
+        "example, or an objective of your own"
     )
 
 

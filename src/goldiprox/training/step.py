@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from goldiprox.batch import Batch, ids_of, model_output, take
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import BatchNormMode, Precision, device_of
+from goldiprox.evidence.outputs import LABEL_FIELDS
 from goldiprox.objectives import CLASSIFICATION, Given, Objective
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
@@ -180,7 +181,7 @@ class Chooser:
             selection = self._selector(evidence, k, stream(self._seed, "selection", self.step))
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
-            if evidence.loss_B is not None or evidence.grad_norm_bound_B is not None:
+            if not LABEL_FIELDS.isdisjoint(unknown):
                 self._scoring.blame(batch)
             raise
         self.step += 1
