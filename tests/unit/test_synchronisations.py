@@ -199,9 +199,10 @@ def test_a_whole_step_of_choosing_waits_at_most_once(name, network, make_table):
             found = chooser.select(pool, known=known)
             waits.append(list(device.waits))
             assert set(found.ids_k.here.tolist()) == set(choice.ids_k.tolist())
-    # Exact gradient norms compare the rows of each of the two layers with a probe's in their pass.
-    allowed = 3 if name == "grad-norm" else 1
-    assert len(waits[0]) <= allowed + 1, waits[0]  # the table moves there once
+    # Exact gradient norms compare the rows of each of the two layers, and a loss, with a probe's.
+    allowed = 4 if name == "grad-norm" else 1
+    # The table moves there once; the first time, norms are rehearsed and their order is checked.
+    assert len(waits[0]) <= allowed + (4 if name == "grad-norm" else 1), waits[0]
     assert len(waits[1]) <= allowed, waits[1]
 
 

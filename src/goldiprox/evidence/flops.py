@@ -1,23 +1,165 @@
-"""Floating-point operations of a model, counted by torch on one real step of each kind."""
+"""Floating-point operations of a model, counted on one real pass of each kind."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from goldiprox.batch import Batch, ids_of, model_output, take
+from goldiprox.evidence.flop_formulas import FORMULAS, looks_expensive
+from goldiprox.evidence.gradients import undisturbed
+from goldiprox.evidence.mode import uncompiled
 from goldiprox.objectives import CLASSIFICATION, Objective
 
-__all__ = ["FlopsPerExample", "flops_per_example"]
+__all__ = ["Counted", "Flops", "FlopsPerExample", "count_flops", "counting", "flops_per_example"]
 
 FlopsPerExample = tuple[float, float]
 """(forward, forward and backward) of one example."""
+
+FEW = 8
+"""Examples that a count is taken of."""
+
+
+@dataclass
+class Counted:
+    """What was counted so far.
+
+    Attributes:
+        total: floating-point operations.
+        uncounted: names of operations that may cost much and that no formula covers.
+    """
+
+    total: float = 0.0
+    uncounted: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Floating-point operations of one example.
+
+    Attributes:
+        forward: of a forward pass.
+        training: of a forward and a backward pass.
+        uncounted: names of operations that are missing in both, sorted.
+    """
+
+    forward: float
+    training: float
+    uncounted: tuple[str, ...] = ()
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up what each operation costs.
+
+    Not torch's own FlopCounterMode, whose hooks on modules do not bear ``torch.autograd.grad``.
+    """
+
+    supports_higher_order_operators = True  # flex attention is one of them
+
+    def __init__(self, found: Counted) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._found = found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if any(kind not in (Tensor, nn.Parameter) for kind in types):
+            return NotImplemented  # nested or distributed: what it is made of comes here again
+        kwargs = kwargs or {}
+        formula = FORMULAS.get(getattr(func, "_overloadpacket", func))
+        if formula is None and isinstance(func, OpOverload):
+            with self:  # what is made of other operations counts as these
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self._found.total += formula(*args, **kwargs, out_val=result)
+        elif looks_expensive(func):
+            self._found.uncounted.add(func.name().partition(".")[0].replace("::", "."))
+        return result
+
+
+@contextmanager
+def counting() -> Iterator[Counted]:
+    """Count the operations that torch runs in the block.
+
+    Products of matrices, convolutions, attention, recurrent layers and Fourier transforms are
+    counted, of whatever backend; element-wise work is not. Fused attention, encoder layers and
+    recurrent layers and compiled models run in their plain form meanwhile. Work outside of torch's
+    operations (NumPy, code of one's own in C) is invisible.
+
+    Yields:
+        The count so far.
+    """
+    found = Counted()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    (onednn, *_) = torch.backends.mkldnn.set_flags(_enabled=False)  # it fuses recurrent layers
+    try:
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            uncompiled(),
+            _Counter(found),
+        ):
+            yield found
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=onednn)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def count_flops(
+    model: nn.Module,
+    batch: Batch,
+    logits: Callable[[nn.Module, Batch], Any] = model_output,
+    objective: Objective = CLASSIFICATION,
+) -> Flops:
+    """Count a forward and a training pass and divide by the number of examples.
+
+    The model itself is run, since not every model can be copied; its modes, buffers, gradients and
+    the global random state are as before. The optimizer's update is not counted.
+
+    Args:
+        model: any.
+        batch: some examples on the model's device; at most 8 of them are used.
+        logits: how to get the output that the objective takes.
+        objective: what the model is trained for.
+    """
+    few = take(batch, torch.arange(min(FEW, ids_of(batch).numel())))
+    count = int(ids_of(few).numel())
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        with undisturbed(model):
+            model.eval()
+            with torch.no_grad(), counting() as forward:
+                logits(model, few)
+            model.train()
+            with torch.enable_grad(), counting() as training:
+                loss = objective.losses(logits(model, few), few).sum()
+                if loss.requires_grad:  # not .backward(): it would fill .grad
+                    torch.autograd.grad(loss, trainable, allow_unused=True)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, copy in buffers:  # BatchNorm's, which change unseen under a counter
+                if not torch.equal(buffer, copy):
+                    buffer.copy_(copy)
+    return Flops(
+        forward=forward.total / count,
+        training=training.total / count,
+        uncounted=tuple(sorted(forward.uncounted | training.uncounted)),
+    )
 
 
 def flops_per_example(
@@ -26,27 +168,6 @@ def flops_per_example(
     logits: Callable[[nn.Module, Batch], Any] = model_output,
     objective: Objective = CLASSIFICATION,
 ) -> FlopsPerExample:
-    """Count a forward and a training pass and divide by the number of examples.
-
-    Matrix products, convolutions and attention are counted; element-wise work and the optimizer's
-    update are not. A copy of the model is run, so nothing of the model or the global random state
-    changes.
-
-    Args:
-        model: any.
-        batch: some examples on the model's device; at most 8 of them are used.
-        logits: how to get the output that the objective takes.
-        objective: what the model is trained for.
-    """
-    few = take(batch, torch.arange(min(8, ids_of(batch).numel())))
-    count = int(ids_of(few).numel())
-    twin = copy.deepcopy(model)
-    # Fused attention on the CPU is invisible to the counter; its mathematical form is not.
-    with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH):
-        twin.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as forward:
-            logits(twin, few)
-        twin.train()
-        with FlopCounterMode(display=False) as training:
-            objective.losses(logits(twin, few), few).sum().backward()
-    return forward.get_total_flops() / count, training.get_total_flops() / count
+    """(forward, training) of :func:`count_flops`, with the same arguments."""
+    flops = count_flops(model, batch, logits, objective)
+    return flops.forward, flops.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["BatchNormMode", "Precision", "autocast", "device_of", "scoring_mode"]
+__all__ = ["BatchNormMode", "Precision", "autocast", "device_of", "scoring_mode", "uncompiled"]
 
 Precision = Literal["float32", "bf16"]
 BatchNormMode = Literal["batch", "running"]
@@ -21,6 +22,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "float32" and not torch.is_autocast_enabled(device.type):
         return nullcontext()  # entering a disabled autocast costs as much as a small kernel
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Run compiled models in their plain form: what looks into a pass sees nothing of a kernel."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()  # nothing has been compiled, and the import takes a second
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def scoring_mode(model: nn.Module, batchnorm: BatchNormMode) -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from goldiprox.evidence.gradients.exact import (
     cross_entropy,
     gradient_norms,
     run_model,
+    undisturbed,
 )
 from goldiprox.evidence.gradients.gram import tangent_kernel
 from goldiprox.evidence.gradients.last_layer import (
@@ -45,4 +46,5 @@ __all__ = [
     "run_model",
     "scaled_by_features",
     "tangent_kernel",
+    "undisturbed",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,11 @@ from goldiprox.evidence.gradients.products import accumulation_dtype, square_sum
 from goldiprox.schema import ConfigError
 
 __all__ = [
+    "Part",
+    "Run",
+    "cheaper_looped",
     "examples_of",
+    "joined_outputs",
     "looped_gradients",
     "looped_square_norms",
     "mapped_gradients",
@@ -27,11 +32,38 @@ __all__ = [
     "square_of_gradient",
 ]
 
-HELD_ELEMENTS = 1 << 24
-"""Elements of per-example gradients that are held at once: 64 MB of float32."""
+HELD_ELEMENTS = 1 << 22
+"""Elements of per-example gradients that are held at once on a CPU: 16 MB, near its caches."""
 
-Run = Callable[[nn.Module, Any, Any], Tensor]
-"""(model, inputs, targets) -> loss_B."""
+HELD_ELSEWHERE = 16
+"""Times as many on an accelerator, whose kernels must be large."""
+
+LOOPED_ELEMENTS = 1 << 18
+"""Trainable numbers from which on a CPU loops over examples faster than it maps over them: then
+moving the gradients through memory takes longer than starting the model's kernels."""
+
+RECURRENT = frozenset((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu))
+"""A map takes these apart into steps and holds gradients of the weights at every step."""
+
+Run = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]
+"""(model, inputs, targets) -> loss_B and the model's outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a pass over some examples gave.
+
+    Attributes:
+        chunk: which examples.
+        gradients: one for each parameter, examples first, in the accumulation dtype.
+        loss_B: their losses, detached.
+        outputs: the model's outputs for them, detached.
+    """
+
+    chunk: slice
+    gradients: list[Tensor]
+    loss_B: Tensor
+    outputs: Any
 
 
 def examples_of(*values: Any) -> int:
@@ -116,88 +148,124 @@ def square_of_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     return square
 
 
-def looped_square_norms(
-    run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
-) -> Tensor:
-    """One example at a time with autograd: the slowest way, and the one that always works.
+def cheaper_looped(parameters: Iterable[Tensor], functions: Iterable[Any]) -> bool:
+    """Whether one example after the other is faster than a map over them.
+
+    An estimate, not a measurement: the two differ in the last digits, and a run that is resumed
+    must choose as before.
 
     Args:
-        run: gives loss_B.
+        parameters: those whose gradients are taken.
+        functions: the torch functions that the model calls.
+    """
+    parameters = list(parameters)
+    if parameters[0].device.type != "cpu":
+        return False
+    if sum(p.numel() for p in parameters) >= LOOPED_ELEMENTS:
+        return True
+    return not RECURRENT.isdisjoint(functions)
+
+
+def looped_square_norms(
+    run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
+) -> tuple[Tensor, Tensor, Any]:
+    """One example at a time with autograd: the way that always works.
+
+    Args:
+        run: gives loss_B and outputs.
         model: the model.
         parameters: the parameters whose gradients count.
         inputs: tensors with one row for each example.
         targets: likewise.
 
     Returns:
-        square_B, the squared norms.
+        square_B (the squared norms), loss_B and outputs.
     """
-    squares: list[Tensor] = []
+    squares, losses, outputs = [], [], []
     wanted = list(parameters.values())
     count = examples_of(inputs, targets)
     for i in range(count):
         one = slice(i, i + 1)
-        loss = run(model, rows(inputs, one, count), rows(targets, one, count)).sum()
-        squares.append(square_of_gradient(loss, wanted))
-    return torch.stack(squares)
+        loss_B, output = run(model, rows(inputs, one, count), rows(targets, one, count))
+        squares.append(square_of_gradient(loss_B.sum(), wanted))
+        losses.append(loss_B.detach())
+        outputs.append(_detached(output))
+    return torch.stack(squares), torch.cat(losses), joined_outputs(outputs)
 
 
 def mapped_square_norms(
     run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
-) -> Tensor:
-    """Chunks of examples with ``torch.func``; a loop where the model cannot be vectorised.
+) -> tuple[Tensor, Tensor, Any]:
+    """Chunks of examples with ``torch.func``.
 
     Args:
-        run: gives loss_B.
+        run: gives loss_B and outputs.
         model: the model.
         parameters: the parameters whose gradients count, by name in the model.
         inputs: tensors with one row for each example.
         targets: likewise.
 
     Returns:
-        square_B, the squared norms.
+        square_B (the squared norms), loss_B and outputs.
+
+    Raises:
+        RuntimeError: where the model cannot be vectorised: layers without a batching rule, branches
+            on data. A fault of the model's own shows again in the loop.
     """
-    try:
-        return torch.cat(
-            [
-                torch.stack([square_sums(g) for g in gradients]).sum(0)
-                for _, gradients in mapped_gradients(run, model, parameters, inputs, targets)
-            ]
-        )
-    except RuntimeError:
-        # Layers without a batching rule, and branches on data. A fault of the model's own shows
-        # again in the loop.
-        return looped_square_norms(run, model, parameters, inputs, targets)
+    squares, losses, outputs = [], [], []
+    for part in mapped_gradients(run, model, parameters, inputs, targets):
+        squares.append(torch.stack([square_sums(g) for g in part.gradients]).sum(0))
+        losses.append(part.loss_B)
+        outputs.append(part.outputs)
+    return torch.cat(squares), torch.cat(losses), joined_outputs(outputs)
+
+
+def joined_outputs(parts: list[Any]) -> Any:
+    """Outputs of consecutive examples as one: joined if they are tensors, else as a list."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if all(isinstance(part, Tensor) for part in parts) else parts
+
+
+def _detached(outputs: Any) -> Any:
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
 def mapped_gradients(
     run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
-) -> Iterator[tuple[slice, list[Tensor]]]:
+) -> Iterator[Part]:
     """Per-example gradients with ``torch.func``, a chunk of examples at a time.
 
     Args:
-        run: gives loss_B.
+        run: gives loss_B and outputs.
         model: the model.
         parameters: the parameters whose gradients count, by name in the model.
         inputs: tensors with one row for each example.
         targets: likewise.
 
     Yields:
-        The examples of a chunk, and a gradient for each parameter, examples first, in the
-        accumulation dtype.
+        One chunk after the other.
     """
     dtype = accumulation_dtype(next(iter(parameters.values())).dtype)
     runner = _Runner(run, model)
     wanted = {f"model.{name}": p.detach() for name, p in parameters.items()}
 
-    def loss_of_one(values: dict[str, Tensor], leaves: list[Tensor]) -> Tensor:
+    def loss_of_one(
+        values: dict[str, Tensor], leaves: list[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Any]]:
         single = _Replaced(leaf.unsqueeze(0) for leaf in leaves)
         arguments = (cut(inputs, count, single), cut(targets, count, single))
-        loss_B: Tensor = torch.func.functional_call(runner, values, arguments)
-        return loss_B.sum()
+        loss_B, outputs = torch.func.functional_call(runner, values, arguments)
+        if not isinstance(outputs, Tensor):
+            raise RuntimeError("outputs that are no tensor cannot be carried out of a map")
+        return loss_B.sum(), (loss_B.detach(), outputs.detach())
 
-    gradients_of = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, 0))
+    gradients_of = torch.func.vmap(torch.func.grad(loss_of_one, has_aux=True), in_dims=(None, 0))
     count = examples_of(inputs, targets)
-    size = max(1, HELD_ELEMENTS // sum(p.numel() for p in wanted.values()))
+    held = HELD_ELEMENTS
+    if next(iter(wanted.values())).device.type != "cpu":
+        held *= HELD_ELSEWHERE
+    size = max(1, held // sum(p.numel() for p in wanted.values()))
     columns = _Columns()
     cut(inputs, count, columns)
     cut(targets, count, columns)
@@ -205,32 +273,41 @@ def mapped_gradients(
         chunk = slice(start, min(start + size, count))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*performance drop.*")
-            gradients = gradients_of(wanted, [leaf[chunk] for leaf in columns.found])
-        yield chunk, [gradients[name].detach().to(dtype) for name in wanted]
+            gradients, (loss_B1, outputs_B1) = gradients_of(
+                wanted, [leaf[chunk] for leaf in columns.found]
+            )
+        yield Part(
+            chunk=chunk,
+            gradients=[gradients[name].detach().to(dtype) for name in wanted],
+            loss_B=loss_B1.flatten(),
+            outputs=outputs_B1.flatten(0, 1),
+        )
 
 
 def looped_gradients(
     run: Run, model: nn.Module, parameters: Mapping[str, Tensor], inputs: Any, targets: Any
-) -> Iterator[tuple[slice, list[Tensor]]]:
+) -> Iterator[Part]:
     """The same as :func:`mapped_gradients`, one example at a time with autograd."""
     wanted = list(parameters.values())
     dtype = accumulation_dtype(wanted[0].dtype)
     count = examples_of(inputs, targets)
     for i in range(count):
         one = slice(i, i + 1)
-        loss = run(model, rows(inputs, one, count), rows(targets, one, count)).sum()
+        loss_B, outputs = run(model, rows(inputs, one, count), rows(targets, one, count))
         gradients: Sequence[Tensor | None] = [None] * len(wanted)
-        if loss.requires_grad:
-            with torch.autocast(loss.device.type, enabled=False):
-                gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-        yield (
-            one,
-            [
+        if loss_B.requires_grad:
+            with torch.autocast(loss_B.device.type, enabled=False):
+                gradients = torch.autograd.grad(loss_B.sum(), wanted, allow_unused=True)
+        yield Part(
+            chunk=one,
+            gradients=[
                 torch.zeros_like(p, dtype=dtype).unsqueeze(0)
                 if g is None
                 else g.to_dense().to(dtype).unsqueeze(0)
                 for p, g in zip(wanted, gradients, strict=True)
             ],
+            loss_B=loss_B.detach(),
+            outputs=_detached(outputs),
         )
 
 
@@ -242,6 +319,6 @@ class _Runner(nn.Module):
         self._run = run
         self.model = model
 
-    def forward(self, inputs: Any, targets: Any) -> Tensor:
-        """loss_B."""
+    def forward(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:
+        """loss_B and outputs."""
         return self._run(self.model, inputs, targets)

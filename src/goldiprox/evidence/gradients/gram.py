@@ -16,14 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goldiprox.evidence.gradients.exact import Engine, run_model, undisturbed
+from goldiprox.evidence.gradients.engine import Engine
+from goldiprox.evidence.gradients.exact import run_model, undisturbed
 from goldiprox.evidence.gradients.fallback import (
+    Part,
     examples_of,
     looped_gradients,
     mapped_gradients,
     rows,
 )
 from goldiprox.evidence.gradients.gram_products import GramLedger, GramSum
+from goldiprox.evidence.mode import uncompiled
 from goldiprox.schema import ConfigError
 
 __all__ = ["tangent_kernel"]
@@ -71,7 +74,7 @@ def tangent_kernel(
     if block is not None and block < 1:
         raise ConfigError(f"block is {block}; it must be at least 1")
     engine = Engine(model, _chosen_logit, forward)
-    with undisturbed(model), torch.enable_grad():
+    with undisturbed(model), torch.enable_grad(), uncompiled():
         classes, held = _one_example(model, inputs, count, forward)
         engine.probe(inputs, count)
         if engine.is_random:
@@ -158,8 +161,14 @@ def _pass(
             total=total,
             copies=classes,
         )
-        uncovered, _, _ = engine.sweep(repeated, chosen, ledger)
-        uncovered |= ledger.left_over
+        engine.probe(repeated, chosen.numel())
+        found = engine.sweep(repeated, chosen, ledger, check=left.start == right.start == 0)
+        if not found.in_order:
+            raise ConfigError(
+                "the model brings its examples into another order inside, or mixes them, so a "
+                "tangent kernel cannot be taken of whole batches"
+            )
+        uncovered = found.uncovered | ledger.left_over
     if uncovered:
         _add_slowly(engine, engine.slow_parameters(uncovered), repeated, chosen, total)
     return total.whole()
@@ -176,21 +185,21 @@ def _add_slowly(
         stop = min(start + width, columns)
         held = torch.empty((chosen.numel(), stop - start), dtype=total.dtype, device=engine.device)
         try:
-            _fill(held, make(engine.losses, engine.model, parameters, inputs, chosen), start)
+            _fill(held, make(engine.run, engine.model, parameters, inputs, chosen), start)
         except RuntimeError:
             make = looped_gradients  # the model cannot be vectorised
-            _fill(held, make(engine.losses, engine.model, parameters, inputs, chosen), start)
+            _fill(held, make(engine.run, engine.model, parameters, inputs, chosen), start)
         total.add_rows(held)
 
 
-def _fill(held: Tensor, parts: Iterator[tuple[slice, list[Tensor]]], start: int) -> None:
+def _fill(held: Tensor, parts: Iterator[Part], start: int) -> None:
     """Take columns ``start`` and on from parameters' gradients laid side by side."""
     stop = start + held.shape[1]
-    for chunk, gradients in parts:
+    for part in parts:
         at = 0
-        for gradient in gradients:
+        for gradient in part.gradients:
             flat = gradient.flatten(1)
             low, high = max(start, at), min(stop, at + flat.shape[1])
             if low < high:
-                held[chunk, low - start : high - start] = flat[:, low - at : high - at]
+                held[part.chunk, low - start : high - start] = flat[:, low - at : high - at]
             at += flat.shape[1]

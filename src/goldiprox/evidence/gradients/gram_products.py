@@ -137,8 +137,10 @@ class GramLedger(Ledger):
         if outers and lookups:
             self.left_over.add(index)  # a matrix both looked up and multiplied with
         elif convs:
+            # Of a transposed convolution it is the gradients that take the inputs' place.
+            copies = 1 if any(use.inputs_left for use in convs) else self.copies
             for group in range(convs[0].groups):
-                _add_products(self.total, _conv_factors(convs, group, self.copies), self.copies)
+                _add_products(self.total, _conv_factors(convs, group, copies), copies)
         elif lookups:
             _add_lookups(self.total, lookups, self.copies)
         else:

@@ -24,12 +24,14 @@ class Ledger:
         pending: uses seen in the forward pass that the backward pass has not reached.
         kinds: the kinds of use a parameter had; outer products, kernels and plain vectors cannot
             be added to one another here.
+        muted: whether what a backward pass finds is to be left alone.
     """
 
     square_B: Tensor
     excluded: set[int] = field(default_factory=set)
     pending: dict[int, int] = field(default_factory=dict)
     kinds: dict[int, set[str]] = field(default_factory=dict)
+    muted: bool = False
     _uses: dict[int, list[Use]] = field(default_factory=dict)
     _rows: dict[int, Tensor] = field(default_factory=dict)
 
@@ -41,18 +43,18 @@ class Ledger:
 
     def wants(self, index: int | None) -> bool:
         """Whether contributions to this parameter are to be computed at all."""
-        return index is not None and index not in self.excluded
+        return index is not None and index not in self.excluded and not self.muted
 
     def add_use(self, index: int | None, use: Use) -> None:
         """Take one use of a matrix or kernel."""
-        if index is None or index in self.excluded:
+        if index is None or not self.wants(index):
             return
         self._uses.setdefault(index, []).append(use)
         self._settle(index)
 
     def add_rows(self, index: int | None, rows_BD: Tensor) -> None:
         """Take one use of a parameter whose per-example gradient is small enough to be held."""
-        if index is None or index in self.excluded:
+        if index is None or not self.wants(index):
             return
         rows_BD = rows_BD.to(self.square_B.dtype)
         held = self._rows.get(index)

@@ -1,4 +1,4 @@
-"""Rules for normalisation layers: their scales and shifts are small, so rows are held."""
+"""Rules for normalisation layers and PReLU: their parameters are small, so rows are held."""
 
 from __future__ import annotations
 
@@ -178,10 +178,45 @@ def _batch_norm(
     return _RunningNorm(ledger, running_mean, running_var, scale, shift, eps)
 
 
+@dataclass(frozen=True)
+class _PReLU(Operation):
+    """max(0, x) + weight * min(0, x), with one weight or one for each channel."""
+
+    ledger: Ledger
+    weight: Weight
+
+    def run(self, x: Tensor) -> Tensor:
+        return F.prelu(x, self.weight.values)
+
+    def backward(self, x: Tensor, grad: Tensor, needs_input: bool) -> Tensor | None:
+        wide, weight = accumulation_dtype(x.dtype), self.weight.values
+        if self.ledger.wants(self.weight.index):
+            below = channel_sums(grad.to(wide) * x.to(wide).clamp(max=0))
+            self.ledger.add_rows(
+                self.weight.index, below if weight.numel() > 1 else below.sum(1, keepdim=True)
+            )
+        if not needs_input:
+            return None
+        slope = weight if weight.numel() == 1 else _per_channel(weight, x)
+        return torch.where(x > 0, grad, slope.to(grad.dtype) * grad).to(x.dtype)
+
+
+def _prelu(
+    ledger: Ledger, look_up: LookUp, examples: Examples, input: Tensor, weight: Tensor
+) -> Operation | None:
+    if not examples.lead or input.dim() < 2:
+        return None
+    found = _PReLU(ledger, look_up(weight))
+    ledger.announce(found.weight.index, "rows")
+    return found
+
+
 NORM_RULES: dict[Callable[..., Tensor], Rule] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     F.batch_norm: _batch_norm,
+    torch.prelu: _prelu,
+    Tensor.prelu: _prelu,
 }
 """Torch function -> rule, as in :data:`goldiprox.evidence.gradients.rules.RULES`."""

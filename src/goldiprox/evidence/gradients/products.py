@@ -80,6 +80,8 @@ class ConvUse:
         grads: output gradients, [B, channels out, *space out].
         kernel: kernel size per space axis; likewise stride, padding (both sides) and dilation.
         groups: groups of channels.
+        inputs_left: whether ``grads`` are the layer's inputs and ``inputs`` its output gradients:
+            a transposed convolution is the same sum with the two exchanged.
     """
 
     inputs: Tensor
@@ -89,6 +91,7 @@ class ConvUse:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    inputs_left: bool = False
 
     @property
     def padded(self) -> tuple[int, ...]:

@@ -195,11 +195,13 @@ class _Conv(Operation):
         return found[tuple(slice(n) for n in shape)].to(x.dtype)
 
 
-def _conv(space: int, run_conv: Callable[..., Tensor]) -> Rule:
-    def each(value: int | tuple[int, ...]) -> tuple[int, ...]:
-        values = (value,) if isinstance(value, int) else tuple(value)
-        return values * space if len(values) == 1 else values
+def _each(value: int | tuple[int, ...], space: int) -> tuple[int, ...]:
+    """One value for each space axis."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * space if len(values) == 1 else values
 
+
+def _conv(space: int, run_conv: Callable[..., Tensor]) -> Rule:
     def rule(
         ledger: Ledger,
         look_up: LookUp,
@@ -218,7 +220,8 @@ def _conv(space: int, run_conv: Callable[..., Tensor]) -> Rule:
         if padding == "valid":
             padding = 0
         if padding == "same":
-            needed = [d * (k - 1) for d, k in zip(each(dilation), weight.shape[2:], strict=True)]
+            steps = zip(_each(dilation, space), weight.shape[2:], strict=True)
+            needed = [d * (k - 1) for d, k in steps]
             padding, far = tuple(n // 2 for n in needed), tuple(n % 2 for n in needed)
         assert not isinstance(padding, str)
         found = _Conv(
@@ -226,11 +229,104 @@ def _conv(space: int, run_conv: Callable[..., Tensor]) -> Rule:
             run_conv,
             look_up(weight),
             look_up(bias),
-            each(stride),
-            each(padding),
-            each(dilation),
+            _each(stride, space),
+            _each(padding, space),
+            _each(dilation, space),
             groups,
             far,
+        )
+        ledger.announce(found.weight.index, "kernel")
+        ledger.announce(found.bias.index, "rows")
+        return found
+
+    return rule
+
+
+@dataclass(frozen=True)
+class _TransposedConv(Operation):
+    ledger: Ledger
+    run_conv: Callable[..., Tensor]
+    weight: Weight
+    bias: Weight
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    groups: int
+    dilation: tuple[int, ...]
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.run_conv(
+            x,
+            self.weight.values,
+            self.bias.value,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+    def backward(self, x: Tensor, grad: Tensor, needs_input: bool) -> Tensor | None:
+        weight = self.weight.values
+        if self.ledger.wants(self.weight.index):
+            use = ConvUse(
+                grad,
+                x,
+                tuple(weight.shape[2:]),
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                inputs_left=True,
+            )
+            self.ledger.add_use(self.weight.index, use)
+        if self.ledger.wants(self.bias.index):
+            wide = grad.to(accumulation_dtype(grad.dtype))
+            self.ledger.add_rows(self.bias.index, channel_sums(wide))
+        if not needs_input:
+            return None
+        found: Tensor = torch.ops.aten.convolution_backward(
+            grad,
+            x if x.dtype == grad.dtype else grad.new_empty(1).expand(x.shape),
+            weight.to(grad.dtype),
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            True,
+            self.output_padding,
+            self.groups,
+            [True, False, False],
+        )[0]
+        return found.to(x.dtype)
+
+
+def _transposed_conv(space: int, run_conv: Callable[..., Tensor]) -> Rule:
+    def rule(
+        ledger: Ledger,
+        look_up: LookUp,
+        examples: Examples,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        dilation: int | tuple[int, ...] = 1,
+    ) -> Operation | None:
+        if not examples.lead or input.dim() != space + 2:
+            return None
+        found = _TransposedConv(
+            ledger,
+            run_conv,
+            look_up(weight),
+            look_up(bias),
+            _each(stride, space),
+            _each(padding, space),
+            _each(output_padding, space),
+            groups,
+            _each(dilation, space),
         )
         ledger.announce(found.weight.index, "kernel")
         ledger.announce(found.bias.index, "rows")
@@ -248,6 +344,9 @@ RULES: dict[Any, Rule] = {
     F.conv1d: _conv(1, F.conv1d),
     F.conv2d: _conv(2, F.conv2d),
     F.conv3d: _conv(3, F.conv3d),
+    F.conv_transpose1d: _transposed_conv(1, F.conv_transpose1d),
+    F.conv_transpose2d: _transposed_conv(2, F.conv_transpose2d),
+    F.conv_transpose3d: _transposed_conv(3, F.conv_transpose3d),
     **NORM_RULES,
 }
 """Torch function -> rule. A rule returns None where it does not apply."""

@@ -3,7 +3,7 @@
 While a :class:`Tape` is active it sees every torch function that the model calls. A call with a
 rule (:mod:`goldiprox.evidence.gradients.rules`) runs with its parameters detached. So, after the
 forward pass, a parameter that autograd can still reach from the loss was used in some way that
-no rule covers: :func:`reachable` finds it and nothing is missed in silence.
+no rule covers: ``graph.reachable`` finds it and nothing is missed in silence.
 
 Which axis of a tensor holds the examples cannot be told from one batch: 64 positions look like 64
 examples. So a :class:`Probe` runs one example first and the shapes are compared. What has
@@ -21,13 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from goldiprox.evidence.gradients.graph import reachable
 from goldiprox.evidence.gradients.ledger import Examples, Ledger
 from goldiprox.evidence.gradients.operations import Expansion, Operation, Tap, Weight
+from goldiprox.evidence.gradients.order import RowOrder
 from goldiprox.evidence.gradients.products import square_sums
 from goldiprox.evidence.gradients.rules import RULES
 from goldiprox.schema import ConfigError
 
-__all__ = ["BATCH_STATISTICS", "Call", "Probe", "Tape", "reachable"]
+__all__ = ["BATCH_STATISTICS", "Call", "Probe", "Tape"]
 
 BATCH_STATISTICS = (
     "per-example gradients are not defined for BatchNorm with the statistics of the batch, which "
@@ -143,6 +145,7 @@ class Tape(TorchFunctionMode):
         anchor: a scalar that requires grad; the backward pass aims at it.
         same_rows: whether no random choice enters, so that the first example's values must be
             the probe's.
+        order: is shown the gradient at every tap, if given.
     """
 
     def __init__(
@@ -154,8 +157,10 @@ class Tape(TorchFunctionMode):
         ledger: Ledger,
         anchor: Tensor,
         same_rows: bool,
+        order: RowOrder | None = None,
     ) -> None:
         super().__init__()
+        self._order = order
         self.parameters = parameters
         self.index = {id(p): i for i, p in enumerate(parameters)}
         self.ledger = ledger
@@ -230,9 +235,11 @@ class Tape(TorchFunctionMode):
             operation = rule(self.ledger, self._look_up, examples, *args, **kwargs)
         except _Uncovered:
             return None
-        return None if operation is None else self._tap(x, operation)
+        return None if operation is None else self._tap(x, operation, examples)
 
-    def _tap(self, x: Tensor, operation: Operation) -> Tensor:
+    def _tap(self, x: Tensor, operation: Operation, examples: Examples) -> Tensor:
+        if self._order is not None:
+            operation = self._order.watched(operation, examples)
         result: Tensor = Tap.apply(self.anchor, x, operation)
         return result
 
@@ -297,7 +304,7 @@ class Tape(TorchFunctionMode):
         if filled[0] != 1:
             return None
         operation = Expansion(filled, self._count, self._delivery(value))
-        return self._tap(value.detach(), operation)
+        return self._tap(value.detach(), operation, Examples(self._count))
 
     def _delivery(self, value: Tensor) -> Callable[[Tensor], None]:
         index = self.index.get(id(value))
@@ -313,6 +320,8 @@ class Tape(TorchFunctionMode):
                 self.ledger.announce(parameter, "rows")
 
         def deliver(rows_BD: Tensor) -> None:
+            if self.ledger.muted:
+                return
             held = self._derived_rows.get(key)
             self._derived_rows[key] = rows_BD if held is None else held + rows_BD
 
@@ -353,25 +362,6 @@ class Tape(TorchFunctionMode):
 
 class _Uncovered(Exception):  # noqa: N818 - never leaves this module
     """A weight of the call is itself computed, so no rule covers the call."""
-
-
-def reachable(result: Tensor) -> list[Tensor]:
-    """The leaf tensors that autograd reaches from a result, each once."""
-    if result.grad_fn is None:
-        return [result] if result.requires_grad else []
-    found: list[Tensor] = []
-    seen: set[Any] = {result.grad_fn}
-    stack: list[Any] = [result.grad_fn]
-    while stack:
-        node = stack.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found.append(leaf)
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                stack.append(following)
-    return found
 
 
 def _alike(rows: Tensor, probed: Tensor) -> bool:
