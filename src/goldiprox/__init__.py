@@ -11,6 +11,7 @@ In a training loop of one's own::
 
 from __future__ import annotations
 
+from goldiprox.content import content_id
 from goldiprox.data.wrap import with_ids
 from goldiprox.objectives import Metric, Objective
 from goldiprox.precompute.irreducible import irreducible_losses
@@ -33,6 +34,7 @@ __all__ = [
     "ScoreTable",
     "Selection",
     "__version__",
+    "content_id",
     "irreducible_losses",
     "method",
     "register",

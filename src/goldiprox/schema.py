@@ -37,6 +37,7 @@ __all__ = [
     "Selection",
     "SequenceError",
     "TableError",
+    "are_sparse",
     "id_list",
     "require_seed",
 ]
@@ -86,6 +87,18 @@ class MissingEvidence(GoldiproxError):  # noqa: N818 - the name is part of the p
 
 class NonFinite(GoldiproxError):  # noqa: N818 - the name is part of the published contract
     """A score or a loss is NaN or infinite; the message names the ids."""
+
+
+SPARSE = 64
+"""Highest id for each example from which on ids are hashes or the like, not numbers of rows."""
+
+
+def are_sparse(lowest: int, highest: int, count: int) -> bool:
+    """Whether ids in this range are hashes or the like, for which addresses would be mostly holes.
+
+    Only such ids may be negative: among row numbers, -1 is a mistake.
+    """
+    return max(highest, -lowest) >= SPARSE * max(count, 1 << 14)
 
 
 def id_list(ids: Tensor, shown: int = 5) -> str:

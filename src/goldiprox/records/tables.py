@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.records.files import whole_file
-from goldiprox.schema import TableError, id_list
+from goldiprox.schema import TableError, are_sparse, id_list
 
 __all__ = ["IRREDUCIBLE_LOSS", "PROBE", "Lookup", "ScoreTable", "Table"]
 
@@ -30,9 +30,6 @@ IRREDUCIBLE_LOSS = "irreducible_loss"
 
 PROBE = "probe.parquet"
 """In a run's folder: losses of a part of the training set after each epoch."""
-
-SPARSE = 64
-"""Highest id for each row from which on ids are searched for instead of being addresses."""
 
 METADATA_KEY = b"goldiprox"
 FORMAT = 1
@@ -117,7 +114,8 @@ class ScoreTable(Table):
         path: the file it was read from, for messages.
 
     Raises:
-        TableError: if ids are of another type, negative or not all different, or if a column is
+        TableError: if ids are of another type, negative (unless they are hashes) or not all
+            different, or if a column is
             of another length or type.
     """
 
@@ -140,7 +138,7 @@ class ScoreTable(Table):
                 f"{self._name} has {repeated.size} ids more than once "
                 f"(first: {id_list(torch.from_numpy(repeated))}); make it again"
             )
-        if self.ids_N.size and int(unique[0]) < 0:
+        if self.ids_N.size and int(unique[0]) < 0 and not self.is_sparse:
             raise TableError(f"{self._name} has the negative id {int(unique[0])}; make it again")
 
     def __len__(self) -> int:
@@ -159,7 +157,8 @@ class ScoreTable(Table):
     @property
     def is_sparse(self) -> bool:
         """Whether ids are hashes or the like, for which addresses would be mostly holes."""
-        return int(self.ids_N.max(initial=-1)) >= SPARSE * max(len(self), 1 << 14)
+        ids_N = self.ids_N
+        return are_sparse(int(ids_N.min(initial=0)), int(ids_N.max(initial=-1)), len(ids_N))
 
     @cached_property
     def _row_of_id(self) -> npt.NDArray[np.int64]:
