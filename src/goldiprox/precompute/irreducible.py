@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import Batch, model_output, to_device
+from goldiprox.batch import Batch, model_output, targets_of, to_device
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.data.wrap import carried_ids
@@ -27,6 +27,7 @@ from goldiprox.evidence.mode import device_of
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import CLASSIFICATION, Given, Objective
 from goldiprox.objectives import objective as objective_named
+from goldiprox.records.label_sample import LABEL_SAMPLE, label_sample
 from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.records.runs import RunFolder, versions, weights_bytes
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
@@ -274,13 +275,17 @@ def irreducible_losses(
         logits=logits,
         per_example_loss=per_example_loss,
     )
-    said = {} if per_example_loss is not None else {"objective": scoring.objective.name}
+    said: dict[str, Any] = (
+        {} if per_example_loss is not None else {"objective": scoring.objective.name}
+    )
     ids: list[Tensor] = []
     losses: list[Tensor] = []
+    labels: list[Tensor | None] = []
     for batch in batches:
         evidence = scoring(to_device(batch, device_of(model)), {"loss_B"})
         ids.append(evidence.ids_B.cpu())
         losses.append(evidence.need("loss_B").cpu())
+        labels.append(_class_numbers(batch, len(ids[-1])))
         bad_B = ~losses[-1].isfinite()
         if bool(bad_B.any()):
             scoring.blame(batch)
@@ -292,11 +297,23 @@ def irreducible_losses(
     ids_N = torch.cat(ids).numpy() if ids else np.empty(0, dtype=np.int64)
     losses_N = torch.cat(losses).numpy() if ids else np.empty(0, dtype=np.float32)
     first_N = _each_once(ids_N, losses_N)
+    classes = [labels_B for labels_B in labels if labels_B is not None]
+    if classes and len(classes) == len(labels):
+        labels_N = torch.cat(classes).numpy()[first_N]
+        said[LABEL_SAMPLE] = label_sample(ids_N[first_N], labels_N)
     return ScoreTable(
         ids_N=ids_N[first_N],
         columns={IRREDUCIBLE_LOSS: losses_N[first_N]},
         provenance={"kind": "irreducible-loss", **said, **(provenance or {})},
     )
+
+
+def _class_numbers(batch: Batch, size: int) -> Tensor | None:
+    """A batch's labels if they are one class number for each example: int64, on the host."""
+    targets_B = targets_of(batch)
+    if targets_B is None or targets_B.shape != (size,) or targets_B.is_floating_point():
+        return None
+    return targets_B.cpu().long()
 
 
 def _each_once(ids_N: npt.NDArray[np.int64], losses_N: Losses) -> npt.NDArray[np.int64]:

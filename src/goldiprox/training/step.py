@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goldiprox.batch import Batch, ids_of, model_output, take
+from goldiprox.batch import Batch, ids_of, model_output, take, targets_of
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import BatchNormMode, Precision, device_of
 from goldiprox.evidence.outputs import LABEL_FIELDS
 from goldiprox.objectives import CLASSIFICATION, Given, Objective
+from goldiprox.records.label_sample import LabelSample
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
 from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
@@ -123,6 +124,7 @@ class Chooser:
             mc_consistent=dropout_shared,
         )
         require_classes(self.method, self._scoring.objective)
+        self._labels: LabelSample | None = None
         self._irreducible = self._lookup(irreducible) if self.method.needs_irreducible else None
 
     def __call__(self, batch: Batch, known: Mapping[str, Tensor] | None = None) -> Chosen:
@@ -134,7 +136,8 @@ class Chooser:
 
         Raises:
             NonFinite: if a score is NaN or infinite; the message names the ids.
-            TableError: if the irreducible-loss table lacks an id, or holds an infinite value.
+            TableError: if the irreducible-loss table lacks an id, holds an infinite value, or was
+                made of examples with other labels.
             DataError: if the batch carries no ids, or holds a field that cannot be cut by example;
                 if the model's output or the targets do not fit the objective.
             ConfigError: if the method decides for whole epochs rather than for each pool.
@@ -173,6 +176,8 @@ class Chooser:
             known = {field: _evidence(value, ids_B.device) for field, value in known.items()}
         if self._irreducible is not None and "irreducible_B" not in (known or {}):
             known = {**(known or {}), "irreducible_B": self._irreducible(ids_B)}
+            if self._labels is not None and self._labels.is_open:
+                self._labels.check(ids_B, targets_of(batch))
         samples = "mc_log_probs_KBC" in self.method.needs
         seed = derive_seed(self._seed, "dropout samples", self.step) if samples else 0
         unknown = self.method.needs - (known or {}).keys()
@@ -214,6 +219,7 @@ class Chooser:
                 "goldiprox irreducible DATASET --out il.parquet"
             )
         table = irreducible if isinstance(irreducible, Table) else open_table(Path(irreducible))
+        self._labels = LabelSample(table.provenance)
         made_for = table.provenance.get("objective")
         if made_for not in (None, self._scoring.objective.name):
             raise TableError(
