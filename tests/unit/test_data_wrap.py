@@ -12,6 +12,7 @@ from torch.utils.data import (
 )
 
 from goldiprox.batch import ids_of
+from goldiprox.content import content_id
 from goldiprox.data.wrap import carried_ids, with_ids
 from goldiprox.schema import ConfigError, DataError
 
@@ -106,13 +107,13 @@ class Endless:
         (Stream(), None, "Stream is read as a stream.*an id of its own"),
         (Measured(), None, "Measured is read as a stream"),
         ({1, 2}, None, "set is read as a stream"),
+        ({"train": [1]}, None, "dict is not indexed by .* wrap one of its values"),
         (Endless(), None, "Endless has no length"),
         (Listed("ab"), [1], "1 ids for 2 items"),
         (Listed("ab"), [1, 1], "only 1 of 2 ids are distinct"),
         (Listed("ab"), [0.5, 1.0], "must be a sequence of integers"),
         (Listed("ab"), [0, -1], "ids go from -1 to 0"),
-        (Listed("ab"), [0, 2**62], r"below 2\*\*62"),
-        (Listed("ab"), np.array([0, 2**63], dtype="u8"), r"below 2\*\*62"),
+        (Listed("ab"), np.array([0, 2**63], dtype="u8"), r"below 2\*\*63"),
         (Listed("ab"), ["a.png", "b.png"], "the first is 'a.png'"),
         (Listed("ab"), [True, False], "not bool"),
         (Listed("ab"), [0, 2**70], "the first is 0"),
@@ -154,6 +155,28 @@ def test_a_subset_keeps_the_ids_of_the_whole(part):
     ids, values = ids_and_values(with_ids(part))
     assert ids == values
     assert with_ids(part).ids_N.tolist() == values
+
+
+class Transformed(Listed):
+    """A data set of the user's own that changes the items of another."""
+
+    def __getitem__(self, position):
+        return [value * 1.0 for value in self.items[position]]
+
+
+def test_a_subset_inside_a_data_set_of_ones_own_keeps_the_ids_of_the_whole():
+    assert ids_and_values(with_ids(Transformed(Subset(WHOLE, [8, 2])))) == ([8, 2], [8, 2])
+    rows = datasets.Dataset.from_dict({"x": list(range(10))}).shuffle(seed=3)
+    assert with_ids(Listed(rows)).ids_N.tolist() == rows["x"]
+    assert with_ids(Transformed(WHOLE)).ids_N.tolist() == list(range(10))
+
+
+def test_hashes_may_be_any_64_bits():
+    hashes = [content_id(bytes([i])) for i in range(8)]
+    assert min(hashes) < 0
+    assert with_ids(Listed("abcdefgh"), hashes).ids_N.tolist() == hashes
+    with pytest.raises(ConfigError, match=r"ids go from -1 to 0.*unless they are hashes"):
+        with_ids(Listed("ab"), [0, -1])
 
 
 def test_ids_given_for_a_subset_are_taken_as_they_are():

@@ -18,6 +18,7 @@ ALLOWED = {
     "schema": set(),
     "seeds": set(),
     "names": {"schema"},
+    "content": {"schema"},
     "entries": {"schema"},
     "batch": {"schema", "entries"},
     "objectives": {"schema", "batch", "names"},
@@ -40,6 +41,7 @@ ALLOWED["commands"] = ROOMS_BELOW | {"workflows"}
 ALLOWED["cli"] = ROOMS_BELOW | {"workflows", "commands"}
 # The package itself: the public names.
 ALLOWED[""] = {
+    "content",
     "data",
     "objectives",
     "precompute",
@@ -61,6 +63,7 @@ THIRD_PARTY = {
     "seeds": {"torch"},
     "version": set(),
     "names": set(),
+    "content": {"torch", "numpy"},
     "entries": {"torch", "numpy"},
     "batch": {"torch", "numpy"},
     "objectives": {"torch", "numpy", "sklearn"},

@@ -12,13 +12,13 @@ from torch.utils.data import ConcatDataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from goldiprox.batch import ID, IdKey
-from goldiprox.schema import ConfigError, DataError, id_list
+from goldiprox.schema import ConfigError, DataError, are_sparse, id_list
 
 __all__ = ["WithIds", "carried_ids", "with_ids"]
 
 STREAM = (
     "read as a stream, whose examples have no place to be numbered by; put an id of its own into "
-    'each item (such as a hash of its raw bytes) as its first element, or under "id"'
+    'each item (such as goldiprox.content_id of its raw bytes) as its first element, or under "id"'
 )
 
 
@@ -74,8 +74,9 @@ def with_ids(dataset: Any, ids: Sequence[int] | Tensor | None = None, *, key: st
 
     Args:
         dataset: anything with ``len`` and indexing by int; works under a DataLoader with workers.
-        ids: one distinct integer per item, at least 0 and below 2**62; None numbers the items 0,
-            1, 2, ..., those of a subset by their places in the whole.
+        ids: one distinct integer of 64 bits per item, at least 0 unless they are hashes (see
+            :func:`goldiprox.content_id`); None numbers the items 0, 1, 2, ..., those of a subset
+            by their places in the whole.
         key: the field that holds the id in a mapping, for items that have a field ``id`` already.
             Batches are recognised by it if their collate function keeps the items' own keys, as
             torch's and transformers' do.
@@ -87,6 +88,11 @@ def with_ids(dataset: Any, ids: Sequence[int] | Tensor | None = None, *, key: st
         ConfigError: if the data set is a stream or has no length, or ids are not one distinct
             integer per item, or out of range; if parts of a ``ConcatDataset`` share ids.
     """
+    if isinstance(dataset, Mapping) or hasattr(dataset, "iloc"):
+        way = "one of its values" if isinstance(dataset, Mapping) else 'its to_dict("records")'
+        raise ConfigError(
+            f"a {type(dataset).__name__} is not indexed by the numbers of its items: wrap {way}"
+        )
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise ConfigError(f"{type(dataset).__name__} is {STREAM}")
     try:
@@ -108,11 +114,15 @@ def with_ids(dataset: Any, ids: Sequence[int] | Tensor | None = None, *, key: st
         raise ConfigError(f"{len(ids_N)} ids for {count} items: give one per item")
     distinct = len(torch.unique(ids_N))
     if distinct != count:
-        raise ConfigError(f"only {distinct} of {count} ids are distinct")
-    if count and not 0 <= int(ids_N.min()) <= int(ids_N.max()) < 2**62:
         raise ConfigError(
-            f"ids go from {int(ids_N.min())} to {int(ids_N.max())}; they must be at least 0 and "
-            "below 2**62: number the items"
+            f"only {distinct} of {count} ids are distinct: give each item its own, or leave out "
+            "the copies"
+        )
+    low, high = (int(ids_N.min()), int(ids_N.max())) if count else (0, 0)
+    if low < 0 and not are_sparse(low, high, count):
+        raise ConfigError(
+            f"ids go from {low} to {high}; they must be at least 0, unless they are hashes: number "
+            "the items"
         )
     return WithIds(dataset, ids_N, key)
 
@@ -185,6 +195,13 @@ def _places(dataset: Any, count: int) -> Tensor:
         base = getattr(dataset, "dataset", None)
         # Subsets of subsets; Hugging Face's data sets keep places in the whole themselves.
         return indices_N if base is None else _places(base, len(base))[indices_N]
+    inner = [
+        value
+        for value in getattr(dataset, "__dict__", {}).values()
+        if _indices(value) is not None and len(value) == count
+    ]
+    if len(inner) == 1:  # a data set of the user's own that transforms a subset's items
+        return _places(inner[0], count)
     if isinstance(dataset, ConcatDataset):
         roots = {id(root) for part in dataset.datasets if (root := _root(part)) is not part}
         if len(roots) == 1 and all(_root(part) is not part for part in dataset.datasets):
@@ -238,13 +255,16 @@ def _integers(ids: Any) -> Tensor:
         if array.dtype.kind in "SUO":
             first = next(iter(ids), None)
             raise ConfigError(
-                f"ids must be a sequence of integers below 2**62, and the first is {first!r}: "
-                "leave ids out to number the items, and keep the names in a list beside them"
+                f"ids must be a sequence of integers of 64 bits, and the first is {first!r}: leave "
+                "ids out to number the items, or give goldiprox.content_id of each name or content"
             )
         if array.dtype.kind not in "iu" and array.size:
             raise ConfigError(f"ids must be a sequence of integers, not {array.dtype}")
-        if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**62:
-            raise ConfigError(f"ids go up to {int(array.max())}; they must be below 2**62")
+        if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63:
+            raise ConfigError(
+                f"ids go up to {int(array.max())}; they must be below 2**63: use the same 64 bits "
+                "as signed integers"
+            )
         ids_N = torch.from_numpy(array.astype(np.int64))
     if ids_N.is_floating_point() or ids_N.dtype == torch.bool or ids_N.ndim != 1:
         raise ConfigError(

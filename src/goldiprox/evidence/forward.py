@@ -27,6 +27,7 @@ from goldiprox.batch import (
     trimmed,
 )
 from goldiprox.entries import Layout
+from goldiprox.evidence.axes import settle_first_axis
 from goldiprox.evidence.dropout import dropped
 from goldiprox.evidence.gradients import (
     LastLayer,
@@ -52,7 +53,7 @@ from goldiprox.evidence.outputs import (
 from goldiprox.objectives import CLASSIFICATION, Classification, Given
 from goldiprox.objectives import objective as find_objective
 from goldiprox.objectives.classification import fit, require_logits
-from goldiprox.schema import ConfigError, DataError, Evidence
+from goldiprox.schema import ConfigError, Evidence
 
 __all__ = ["ScoringPass"]
 
@@ -188,39 +189,16 @@ class ScoringPass:
         return forward + samples, int(backward)
 
     def settle_layout(self, batch: Batch) -> None:
-        """Ask the model which axis the examples are on, where pools so far left it open.
-
-        A pool of 16 with a field of shape [16, 16, 5] may have the time first. Two of the first
-        axis' rows then make two examples only if that axis is theirs.
-
-        Raises:
-            DataError: if the model does not take them for two examples.
-        """
-        size = int(ids_of(batch).shape[0])
-        if not self.layout.doubtful or size < 2:
-            return
-        count = min(2, size - 1)
-        part = take(batch, torch.arange(count), self.layout)
-        try:
+        """See :func:`settle_first_axis`; the model is asked in evaluation mode, if at all."""
+        if self.layout.doubtful:
             with (
                 torch.no_grad(),
                 scoring_mode(self.model, "running"),
                 autocast(device_of(self.model), self.precision),
             ):
-                is_right = self._rows_of(part) == count
-                cause = None
-        except (RuntimeError, ValueError, IndexError, ConfigError, DataError) as error:
-            is_right, cause = False, error
-        if not is_right:
-            raise DataError(
-                f"the pool has {size} examples, and so has a further axis of "
-                f"{self.layout.names()}: cut along its first axis it does not fit the model; the "
-                "first axis must be that of the examples (batch_first=True for recurrent layers)"
-            ) from cause
-        self.layout.settle()
+                settle_first_axis(self.layout, batch, self._rows_of)
 
     def _rows_of(self, part: Batch) -> int:
-        """For how many examples the model takes a part of a pool."""
         if self._per_example_loss is not None:
             return len(self._per_example_loss(self.model, part))
         output = self._output(self.model, part)
