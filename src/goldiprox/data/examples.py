@@ -24,8 +24,9 @@ class Examples:
         store: holds the inputs.
         ids_N: int64 ids; a copy made by duplication has an id of its own.
         rows_N: int64 rows in the store.
-        targets_N: int64 labels as used, noise included.
-        true_targets_N: int64 labels as published.
+        targets_N: labels as used, noise included: int64, or float32 where numbers or several
+            labels are predicted.
+        true_targets_N: labels as published.
         marks: what else is known of each example: bool, one an example, by name, such as
             ``low_relevance`` and ``ambiguous``.
     """
@@ -42,8 +43,9 @@ class Examples:
 
     @property
     def corrupted_N(self) -> Tensor:
-        """Bool, whether the label used is not the published one."""
-        return self.targets_N != self.true_targets_N
+        """Bool, whether the label used is not the published one (of several, whether any is)."""
+        differs = self.targets_N != self.true_targets_N
+        return differs if differs.dim() == 1 else differs.any(1)
 
     def mark(self, name: str) -> Tensor:
         """Bool, whether each example is marked so; ``corrupted`` is a mark too.
@@ -131,6 +133,10 @@ class Examples:
     def label_digest(self) -> str:
         """Identify the labels as used: sha256 in hex over (id, target) pairs sorted by id."""
         order = self.ids_N.argsort(stable=True)
+        if self.targets_N.is_floating_point():
+            digest = hashlib.sha256(self.ids_N[order].numpy().astype("<i8").tobytes())
+            digest.update(self.targets_N[order].numpy().astype("<f4").tobytes())
+            return digest.hexdigest()
         pairs = torch.stack([self.ids_N[order], self.targets_N[order]], dim=1)
         return hashlib.sha256(pairs.numpy().astype("<i8").tobytes()).hexdigest()
 

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, DataError
 
-__all__ = ["LabelNoise", "corrupt_by_matrix", "corrupt_pairs", "corrupt_uniform", "duplicate"]
+__all__ = [
+    "LabelNoise",
+    "corrupt_by_exchange",
+    "corrupt_by_matrix",
+    "corrupt_pairs",
+    "corrupt_uniform",
+    "duplicate",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,32 @@ def corrupt_uniform(
         drawn += drawn >= labels_N[chosen]  # step over the original: uniform over the others
     noisy_N = labels_N.clone()
     noisy_N[chosen] = drawn
+    return noisy_N
+
+
+def corrupt_by_exchange(targets_N: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Give exactly ``round(share * N)`` examples the target of a random example.
+
+    What uniform label noise is to classes, this is to numbers and sets of labels: the distribution
+    of the targets stays as it is, and an example may by chance get a target like its own. The
+    generator is used in a fixed order: one permutation of N, then one draw per corrupted example.
+
+    Args:
+        targets_N: targets of any type and shape; not changed.
+        share: share of the examples, in [0, 1).
+        generator: a CPU generator.
+
+    Returns:
+        A new tensor.
+
+    Raises:
+        ConfigError: if the share is impossible.
+    """
+    LabelNoise(share=share)
+    chosen = torch.randperm(len(targets_N), generator=generator)[: round(share * len(targets_N))]
+    givers = torch.randint(0, len(targets_N), chosen.shape, generator=generator)
+    noisy_N = targets_N.clone()
+    noisy_N[chosen] = targets_N[givers]
     return noisy_N
 
 

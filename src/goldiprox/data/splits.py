@@ -17,7 +17,13 @@ from goldiprox.data.confusion import (
     write_pairs,
 )
 from goldiprox.data.examples import Examples
-from goldiprox.data.noise import corrupt_by_matrix, corrupt_pairs, corrupt_uniform, duplicate
+from goldiprox.data.noise import (
+    corrupt_by_exchange,
+    corrupt_by_matrix,
+    corrupt_pairs,
+    corrupt_uniform,
+    duplicate,
+)
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.settings import DataConfig
 from goldiprox.data.shift import keep_relevant, mix
@@ -211,6 +217,7 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
             f"subset {config.subset} is not read here; split the whole data, then reduce it with "
             "goldiprox.workflows.subset.reduce_to"
         )
+    _require_classes(dataset, config)
     config = _resolved(dataset, config)
     marks: dict[str, Tensor] = {}  # by row
     if config.high_relevance is not None:
@@ -307,6 +314,25 @@ def _resolved(dataset: Dataset, config: DataConfig) -> DataConfig:
     )
 
 
+def _require_classes(dataset: Dataset, config: DataConfig) -> None:
+    """Refuse what only classes can have done to them, where something else is predicted."""
+    if dataset.targets == "classes":
+        return
+    for flag, value in (
+        ("--noise-pairs", config.noise_pairs),
+        ("--noise-matrix", config.noise_matrix),
+        ("--confusion", config.confusion),
+        ("--ambiguous", config.ambiguous),
+        ("--high-relevance", config.high_relevance),
+        ("--no-redraw-original", not config.redraw_original),
+    ):
+        if value:
+            raise ConfigError(
+                f"{flag} is about classes, and {dataset.name} has {dataset.targets} to predict; "
+                "use --label-noise, which gives examples the targets of others"
+            )
+
+
 def _used_labels(dataset: Dataset, config: DataConfig) -> Tensor:
     """Every row's label, corrupted but for the test set's."""
     rows_N = dataset.train_rows
@@ -314,6 +340,9 @@ def _used_labels(dataset: Dataset, config: DataConfig) -> Tensor:
         rows_N = torch.cat([rows_N, dataset.holdout_rows]).sort().values
     labels_N = dataset.labels_N.clone()
     clean_N, generator = labels_N[rows_N], stream(config.data_seed, "noise")
+    if dataset.targets != "classes":
+        labels_N[rows_N] = corrupt_by_exchange(clean_N, config.label_noise, generator)
+        return labels_N
     if config.noise_matrix is not None:
         matrix = read_matrix(config.noise_matrix, dataset.class_names)
         noisy_N = corrupt_by_matrix(clean_N, torch.from_numpy(matrix), generator)

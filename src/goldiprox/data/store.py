@@ -21,6 +21,7 @@ from goldiprox.data.messages import first_line
 from goldiprox.data.notes import Note, note_of
 from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
 from goldiprox.data.settings import HoldoutMode
+from goldiprox.data.targets import TargetKind
 from goldiprox.data.text import TextPreprocessor
 from goldiprox.schema import DataError
 
@@ -33,6 +34,7 @@ __all__ = [
     "fingerprint",
     "make_dataset",
     "png_bytes",
+    "png_of_lines",
 ]
 
 Inputs = Tensor | dict[str, Tensor] | list[str]
@@ -150,12 +152,17 @@ class TextStore:
 
     def thumbnail(self, row: int) -> bytes:
         """The start of a text, drawn, as the bytes of a PNG file."""
-        lines = textwrap.wrap(str(self._texts[row].as_py()), 28)[:6] or [""]
-        image = Image.new("L", (180, 12 * len(lines) + 8), 255)
-        drawing = ImageDraw.Draw(image)
-        for number, line in enumerate(lines):
-            drawing.text((4, 4 + 12 * number), line, fill=0)
-        return png_bytes(torch.from_numpy(np.array(image))[None])
+        return png_of_lines([str(self._texts[row].as_py())])
+
+
+def png_of_lines(lines: Sequence[str]) -> bytes:
+    """The start of some lines of text, wrapped and drawn, as the bytes of a PNG file."""
+    wrapped = [part for line in lines for part in textwrap.wrap(line, 28)][:6] or [""]
+    image = Image.new("L", (180, 12 * len(wrapped) + 8), 255)
+    drawing = ImageDraw.Draw(image)
+    for number, line in enumerate(wrapped):
+        drawing.text((4, 4 + 12 * number), line, fill=0)
+    return png_bytes(torch.from_numpy(np.array(image))[None])
 
 
 def png_bytes(pixels_CHW: Tensor) -> bytes:
@@ -174,10 +181,11 @@ class Dataset:
     Attributes:
         name: what the user called it.
         store: all inputs, those of the training set and those of the test set.
-        labels_N: int64 class labels as published.
+        labels_N: what is to be predicted, as published: int64 class labels, or what ``targets``
+            says.
         train_rows: int64 rows of the training set, ascending.
         test_rows: int64 rows of the test set, ascending.
-        class_names: one name per class.
+        class_names: one name per class; per label or number where that is predicted.
         fingerprint: sha256 in hex; see :func:`fingerprint`.
         preprocess: turns raw inputs into what a model takes.
         source: where the data was found.
@@ -210,6 +218,7 @@ class Dataset:
     left_out: int = 0
     groups_N: Tensor | None = None
     group_names: tuple[str, ...] = ()
+    targets: TargetKind = "classes"
     notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
@@ -217,7 +226,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of labels or numbers: the size of a model's output."""
         return len(self.class_names)
 
 
@@ -270,6 +279,7 @@ def make_dataset(
     preprocess: Preprocess | None = None,
     contents: Iterable[bytes] | None = None,
     groups: Sequence[Any] | None = None,
+    targets: TargetKind = "classes",
     notes: Sequence[Note] = (),
 ) -> Dataset:
     """Put a data set together and check that its parts fit; use it to register your own.
@@ -277,9 +287,9 @@ def make_dataset(
     Args:
         name: what to call it.
         inputs: uint8 images NCHW of all parts, or a store.
-        labels_N: int64 labels in 0..C-1.
+        labels_N: int64 labels in 0..C-1, or what ``targets`` says.
         test_rows: int64 rows that are the test set.
-        class_names: one name per class.
+        class_names: one name per class; per label or number where that is predicted.
         source: where the data was found, for the records.
         holdout_rows: int64 rows of a holdout set of its own, if it has one; then that is what
             irreducible-loss models are trained on. All other rows are the training set.
@@ -289,6 +299,7 @@ def make_dataset(
             sizes of files; not needed for images and texts in memory.
         groups: the group of each row, of any kind that is equal and printed as it should be; rows
             beyond its end have none.
+        targets: of which kind ``labels_N`` is, see :data:`goldiprox.data.targets.TargetKind`.
         notes: what was left out of the data or done to it.
 
     Returns:
@@ -299,22 +310,15 @@ def make_dataset(
             groups have one name.
     """
     store = ImageStore(inputs) if isinstance(inputs, Tensor) else inputs
-    if labels_N.dtype != torch.int64:
-        raise DataError(f"{source}: labels of type {labels_N.dtype}; give torch.int64")
     if len(labels_N) != len(store):
         raise DataError(f"{source}: {len(store)} images but {len(labels_N)} labels")
-    bad = ((labels_N < 0) | (labels_N >= len(class_names))).nonzero().flatten()
-    if len(bad):
-        raise DataError(
-            f"{source}: {len(bad)} labels outside 0..{len(class_names) - 1} "
-            f"(first: {int(labels_N[bad[0]])} in row {int(bad[0])}); "
-            "get the files again"
-        )
+    _require_targets(labels_N, targets, class_names, source)
     part_N = _parts(len(store), test_rows, holdout_rows, left_out, source)
     train_rows, test_rows, own_rows, _ = ((part_N == p).nonzero().flatten() for p in range(4))
     class_names = tuple(class_names)
     _require_different(class_names, "classes", source)
-    notes = (*notes, *_missing_classes(labels_N, train_rows, test_rows, class_names))
+    if targets == "classes":
+        notes = (*notes, *_missing_classes(labels_N, train_rows, test_rows, class_names))
     header = {"shape": [len(store), *store.example_shape], "dtype": str(torch.uint8), "layout": 1}
     if contents is None:
         contents = _contents(store)
@@ -339,8 +343,33 @@ def make_dataset(
         left_out=0 if left_out is None else len(left_out),
         groups_N=groups_N,
         group_names=group_names,
-        notes=notes,
+        targets=targets,
+        notes=tuple(notes),
     )
+
+
+def _require_targets(
+    labels_N: Tensor, targets: TargetKind, names: Sequence[str], source: str
+) -> None:
+    """Refuse targets whose type, shape or values are not those of their kind."""
+    wanted = torch.int64 if targets == "classes" else torch.float32
+    if labels_N.dtype != wanted:
+        raise DataError(f"{source}: labels of type {labels_N.dtype}; give {wanted}")
+    if targets == "classes":
+        bad = ((labels_N < 0) | (labels_N >= len(names))).nonzero().flatten()
+        if len(bad):
+            raise DataError(
+                f"{source}: {len(bad)} labels outside 0..{len(names) - 1} "
+                f"(first: {int(labels_N[bad[0]])} in row {int(bad[0])}); "
+                "get the files again"
+            )
+        return
+    width = labels_N.shape[1] if labels_N.dim() == 2 else 1
+    if width != len(names) or not bool(labels_N.isfinite().all()):
+        raise DataError(
+            f"{source}: targets of shape {tuple(labels_N.shape)} for {len(names)} names, or not "
+            "all finite; give one finite number for each name"
+        )
 
 
 def _require_different(names: Sequence[str], what: str, source: str) -> None:
