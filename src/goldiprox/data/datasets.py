@@ -16,6 +16,7 @@ from goldiprox.data.folders import cinic10, clothing1m, image_folder, is_image_f
 from goldiprox.data.glue import cola, sst2
 from goldiprox.data.mnist import ambiguous_mnist, mnist, qmnist
 from goldiprox.data.own import from_hub, from_items
+from goldiprox.data.parquet import find_shards
 from goldiprox.data.preprocess import Augmentation, ImagePreprocessor
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import digits, parquet_path
@@ -28,6 +29,9 @@ from goldiprox.data.store import (
     fingerprint,
     make_dataset,
 )
+from goldiprox.data.table_data import diabetes, from_table_files, parquet_tables
+from goldiprox.data.table_files import find_table_files, is_table_file
+from goldiprox.data.targets import TargetKind
 from goldiprox.data.wrap import with_ids
 from goldiprox.schema import ConfigError
 
@@ -54,6 +58,7 @@ Loader = Callable[[Path | None], Dataset]
 
 DATASETS: dict[str, Loader] = {
     "digits": digits,
+    "diabetes": diabetes,
     "fashion-mnist": fashion_mnist,
     **{name: partial(cifar, name) for name in CIFARS},
     "mnist": mnist,
@@ -101,6 +106,7 @@ def load(
     data_dir: Path | None = None,
     reading: Reading | None = None,
     checked: Checked | None = None,
+    targets: TargetKind | None = None,
 ) -> Dataset:
     """Load a data set.
 
@@ -114,6 +120,8 @@ def load(
             None looks in ``$GOLDIPROX_DATA_DIR``, the data set's usual places, and online.
         reading: how files are read: columns, sizes, worker processes.
         checked: told how many images, of how many, have been checked for being readable.
+        targets: what the labels of files are read as; what they look like unless given (lists are
+            label sets, anything else is classes).
 
     Returns:
         The data set, read into memory unless it is a large image folder.
@@ -127,7 +135,7 @@ def load(
     folder = None if data_dir is None else Path(data_dir)
     if name_or_path in DATASETS:
         _require_used(reading, [*COLUMNS, *IMAGES], f"{name_or_path}, whose form is known")
-        return DATASETS[name_or_path](folder)
+        return _of_kind(DATASETS[name_or_path](folder), targets)
     if name_or_path in FOLDER_DATASETS:
         _require_used(reading, COLUMNS, f"{name_or_path}, which has no columns")
         return FOLDER_DATASETS[name_or_path](folder, reading, checked)
@@ -146,8 +154,16 @@ def load(
                 reading, COLUMNS, f"{name_or_path}, an image folder, which has no columns"
             )
             return image_folder(path, reading, checked)
+        if path.is_file() and is_table_file(path):
+            files: tuple[list[Path], list[Path]] = [path], []
+        elif path.is_dir() and not any(find_shards(path)):
+            files = find_table_files(path)
+        else:
+            files = parquet_tables(path, reading, targets)
+        if files[0]:
+            return from_table_files(path.resolve().stem, *files, reading, targets)
         _require_used(reading, FILES, "Parquet files")
-        return parquet_path(path, reading)
+        return _of_kind(parquet_path(path, reading), targets)
     known = sorted({*DATASETS, *FOLDER_DATASETS})
     near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)
     raise ConfigError(
@@ -155,6 +171,20 @@ def load(
         f"known are {', '.join(known)}, or give the path of a Parquet file or folder, or of an "
         "image folder, or hub:NAME"
     )
+
+
+def _of_kind(dataset: Dataset, targets: TargetKind | None) -> Dataset:
+    """Hand a data set through, if what it has to predict is of the kind asked for.
+
+    Raises:
+        ConfigError: if not.
+    """
+    if targets is not None and targets != dataset.targets:
+        raise ConfigError(
+            f"{dataset.name} has {dataset.targets} to predict, and the objective is about "
+            f"{targets}: choose another --objective, or leave it out"
+        )
+    return dataset
 
 
 def _require_used(reading: Reading, unused: Sequence[str], what: str) -> None:

@@ -30,6 +30,7 @@ from goldiprox.schema import DataError
 __all__ = [
     "ParquetImages",
     "ParquetTexts",
+    "column_types",
     "find_shards",
     "holds_texts",
     "read_groups",
@@ -113,6 +114,15 @@ def find_shards(
             )
         return train, test
     return [], []
+
+
+def column_types(path: Path) -> dict[str, pa.DataType]:
+    """The type of each column of a file.
+
+    Raises:
+        DataError: if it is no readable Parquet file.
+    """
+    return {field.name: field.type for field in _open(path).schema_arrow}
 
 
 def holds_texts(path: Path, reading: Reading) -> bool:

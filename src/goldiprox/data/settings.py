@@ -24,11 +24,17 @@ class Reading:
     """How files are read."""
 
     input_column: str | None = None
-    """Column of a Parquet file or hub data set that holds the images or texts. By default img,
-    image, text or sentence."""
+    """Column of a file or hub data set that holds the images, texts or names of image files. By
+    default img, image, text or sentence."""
 
     label_column: str | None = None
-    """Column that holds the labels. By default label, labels or fine_label."""
+    """Column that holds the labels; of several numbers to predict, their columns, separated by
+    commas. By default label, labels or fine_label, of a table also target, class or y."""
+
+    feature_columns: tuple[str, ...] = ()
+    """Columns of a table (CSV, TSV, JSON lines, Parquet) that are features, numbers or categories,
+    separated by commas. By default all that are neither label nor group, unless there is a column
+    of texts or images."""
 
     group_column: str | None = None
     """Column that holds a group of each example, kept beside it for audits."""

@@ -1,0 +1,328 @@
+"""Data sets in tables: features, texts or images by path, with classes, numbers or label sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from goldiprox.data.labels import RawLabels
+from goldiprox.data.notes import Note
+from goldiprox.data.parquet import IMAGE_COLUMNS, column_types, find_shards
+from goldiprox.data.settings import Reading
+from goldiprox.data.sources import stratified_test_rows
+from goldiprox.data.store import Dataset, TextStore, make_dataset
+from goldiprox.data.table_files import read_table, require_same_columns
+from goldiprox.data.tabular import contents_of, feature_columns, read_features
+from goldiprox.data.targets import TargetKind, Targets, are_lists, read_targets
+from goldiprox.data.text_columns import is_text, text_column
+from goldiprox.schema import DataError
+
+__all__ = ["diabetes", "from_table_files", "random_test_rows"]
+
+LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
+TEXT_COLUMNS = ("text", "sentence", "content", "review", "document")
+"""What a column of texts may be called, in a table."""
+PATH_COLUMNS = ("image", "img", "path", "file_name", "filename", "file", "image_path")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+LOOKED_AT = 20
+"""Values of a column that tell whether it holds names of image files."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Read:
+    """All rows of some files, the training files' first."""
+
+    table: pa.Table
+    paths: list[Path]
+    counts: list[int]
+    train_parts: int
+    notes: tuple[Note, ...]
+
+    @property
+    def where(self) -> str:
+        return str(self.paths[0])
+
+    @property
+    def train_count(self) -> int:
+        return sum(self.counts[: self.train_parts])
+
+    def parts(self, column: str) -> list[RawLabels]:
+        """One column, file by file."""
+        starts = [sum(self.counts[:at]) for at in range(len(self.counts))]
+        return [
+            RawLabels(values=self.table[column].slice(start, count), where=str(path))
+            for path, start, count in zip(self.paths, starts, self.counts, strict=True)
+        ]
+
+
+def from_table_files(
+    name: str,
+    train: Sequence[Path],
+    test: Sequence[Path],
+    reading: Reading,
+    targets: TargetKind | None = None,
+) -> Dataset:
+    """Make a data set of files that hold a table.
+
+    The input is the column that is named; else a column of texts or of names of image files that
+    is called so; else all columns that are neither label nor group, as features.
+
+    Args:
+        name: what to call it.
+        train: files of the training set, at least one.
+        test: files of the test set; without one a fifth of the rows (of every class) is taken.
+        reading: names columns, where the user does.
+        targets: what the labels are; lists of labels are taken for label sets, everything else for
+            classes unless given.
+
+    Returns:
+        The data set; its ids number the rows, those of the training files first.
+
+    Raises:
+        DataError: naming file, column and row, if something is absent, of another type than
+            expected, or different in the test file.
+    """
+    read = _read(train, test)
+    labels = _label_columns(read, reading)
+    known = _targets(read, labels, targets)
+    other = [*labels, *([reading.group_column] if reading.group_column else [])]
+    if known.kind == "classes" and read.train_count == len(known.values_N):
+        chosen = stratified_test_rows(known.values_N)
+    elif read.train_count == len(known.values_N):
+        chosen = random_test_rows(len(known.values_N))
+    else:
+        chosen = torch.arange(read.train_count, len(known.values_N))
+    common: dict[str, Any] = {
+        "class_names": known.names,
+        "groups": _groups(read, reading),
+        "targets": known.kind,
+    }
+    notes = (*read.notes, *known.notes)
+    column = _input_column(read, reading, other)
+    if column is None:
+        names, left_out = feature_columns(read.table, reading.feature_columns, other, read.where)
+        train_rows = _others(chosen, len(known.values_N))
+        features = read_features(read.table, names, train_rows, read.where)
+        return make_dataset(
+            name, features.store, known.values_N, chosen,
+            source=read.where, preprocess=features.preprocess,
+            contents=contents_of(read.table.select(names)),
+            notes=(*notes, *left_out, *features.notes), **common,
+        )  # fmt: skip
+    where = f"{read.where}: column {column}"
+    if not is_text(read.table[column].type):
+        raise DataError(
+            f"{where} holds {read.table[column].type}; texts or names of image files expected "
+            "(numeric columns are named with --feature-columns)"
+        )
+    return make_dataset(
+        name, TextStore(text_column(read.table[column], where)), known.values_N, chosen,
+        source=read.where, notes=notes, **common,
+    )  # fmt: skip
+
+
+def parquet_tables(
+    path: Path, reading: Reading, targets: TargetKind | None
+) -> tuple[list[Path], list[Path]]:
+    """Training and test files of a path that holds Parquet, if they are to be read as a table.
+
+    That is where feature columns are named, where there is neither a column of images nor one of
+    texts, and where texts have numbers or label sets to predict.
+
+    Args:
+        path: a file or folder.
+        reading: names columns, where the user does.
+        targets: what the labels are read as, where it was said.
+
+    Returns:
+        The files, see :func:`goldiprox.data.parquet.find_shards`; none if they are no table.
+    """
+    train, test = find_shards(path) if path.is_dir() else ([path], [])
+    if not train or not path.exists():
+        return [], []
+    if reading.feature_columns:
+        return train, test
+    present = column_types(train[0])
+    named = [reading.input_column] if reading.input_column else [*IMAGE_COLUMNS, *TEXT_COLUMNS]
+    inputs = [name for name in named if name in present]
+    if not inputs:
+        return ([], []) if reading.input_column else (train, test)
+    is_texts = is_text(present[inputs[0]])
+    return (train, test) if is_texts and targets not in (None, "classes") else ([], [])
+
+
+def diabetes(data_dir: Path | None = None) -> Dataset:
+    """The 442 diabetes patients that come with scikit-learn: how far the disease went in a year.
+
+    Args:
+        data_dir: not used; the data is part of scikit-learn.
+
+    Returns:
+        The data set, ten features and one number to predict; a fifth of the rows, chosen once and
+        for ever, is the test set. Source: Efron et al. 2004, "Least Angle Regression".
+    """
+    del data_dir
+    from sklearn.datasets import load_diabetes  # scikit-learn takes a second to import
+
+    bunch = load_diabetes(scaled=False)
+    table = pa.table({name: bunch.data[:, at] for at, name in enumerate(bunch.feature_names)})
+    test_rows = random_test_rows(len(bunch.target))
+    features = read_features(
+        table, bunch.feature_names, _others(test_rows, len(bunch.target)), "diabetes"
+    )
+    return make_dataset(
+        "diabetes",
+        features.store,
+        torch.from_numpy(bunch.target).float(),
+        test_rows,
+        class_names=["progression"],
+        source="scikit-learn",
+        preprocess=features.preprocess,
+        contents=contents_of(table),
+        targets="numbers",
+    )
+
+
+def random_test_rows(count: int) -> Tensor:
+    """A fixed test set where there are no classes to take equal shares of."""
+    return stratified_test_rows(torch.zeros(count, dtype=torch.int64))
+
+
+def _others(rows: Tensor, count: int) -> Tensor:
+    left = torch.ones(count, dtype=torch.bool)
+    left[rows] = False
+    return left.nonzero().flatten()
+
+
+def _read(train: Sequence[Path], test: Sequence[Path]) -> _Read:
+    paths = [*train, *test]
+    pairs = [read_table(path) for path in paths]
+    tables = [table for table, _ in pairs]
+    require_same_columns(paths, tables)
+    columns = tables[0].column_names
+    try:
+        table = pa.concat_tables(
+            [table.select(columns) for table in tables], promote_options="permissive"
+        )
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{paths[0].parent}: {_first_difference(paths, tables)}; give all files the same types"
+        ) from error
+    return _Read(
+        table=table,
+        paths=paths,
+        counts=[len(table) for table in tables],
+        train_parts=len(train),
+        notes=tuple(chain.from_iterable(notes for _, notes in pairs)),
+    )
+
+
+def _first_difference(paths: Sequence[Path], tables: Sequence[pa.Table]) -> str:
+    for path, table in zip(paths[1:], tables[1:], strict=True):
+        for name in tables[0].column_names:
+            one, other = tables[0].schema.field(name).type, table.schema.field(name).type
+            if one != other:
+                return f"column {name!r} holds {one} in {paths[0].name} and {other} in {path.name}"
+    return "the files' columns differ"
+
+
+def _label_columns(read: _Read, reading: Reading) -> list[str]:
+    """The label's column; of several numbers, all of theirs."""
+    present = read.table.column_names
+    if reading.label_column is None:
+        for column in LABEL_COLUMNS:
+            if column in present:
+                return [column]
+        raise DataError(
+            f"{read.where}: no label column: looked for {', '.join(LABEL_COLUMNS)}; name it with "
+            f"--label-column: there are {', '.join(present)}"
+        )
+    if reading.label_column in present:
+        return [reading.label_column]
+    several = [name.strip() for name in reading.label_column.split(",")]
+    for column in several:
+        if column not in present:
+            raise DataError(
+                f"{read.where} has no label column {column!r}; there are {', '.join(present)}"
+            )
+    return several
+
+
+def _targets(read: _Read, columns: list[str], kind: TargetKind | None) -> Targets:
+    if len(columns) > 1:
+        if kind in (None, "classes"):
+            raise DataError(
+                f"{read.where}: {len(columns)} label columns; choose --objective regression "
+                "(several numbers) or --objective multilabel (0 and 1 in each)"
+            )
+        parts = [
+            RawLabels(values=[list(row) for row in zip(*lists, strict=True)], where=str(path))
+            for path, lists in (
+                (parts[0].where, [part.values.to_pylist() for part in parts])
+                for parts in zip(*(read.parts(column) for column in columns), strict=True)
+            )
+        ]
+        found = read_targets(parts, read.train_parts, kind, columns)
+        return replace(found, names=tuple(columns))
+    parts = read.parts(columns[0])
+    guessed = are_lists(read.table[columns[0]])
+    if kind is None:
+        kind = "label sets" if guessed else "classes"
+    names = columns if kind == "numbers" else None
+    return read_targets(parts, read.train_parts, kind, names)
+
+
+def _groups(read: _Read, reading: Reading) -> list[Any] | None:
+    if reading.group_column is None:
+        return None
+    if reading.group_column not in read.table.column_names:
+        raise DataError(
+            f"{read.where} has no group column {reading.group_column!r}; there are "
+            f"{', '.join(read.table.column_names)}"
+        )
+    found: list[Any] = read.table[reading.group_column].to_pylist()
+    return found
+
+
+def _input_column(read: _Read, reading: Reading, other: Sequence[str]) -> str | None:
+    """The column of texts or of names of image files; None where all columns are features."""
+    present = read.table.column_names
+    if reading.input_column is not None:
+        if reading.feature_columns:
+            raise DataError("--input-column and --feature-columns exclude each other: give one")
+        if reading.input_column not in present:
+            raise DataError(
+                f"{read.where} has no column {reading.input_column!r}; there are "
+                f"{', '.join(present)}"
+            )
+        return reading.input_column
+    if reading.feature_columns:
+        return None
+    candidates = [name for name in present if name not in other]
+    for column in candidates:
+        if column.lower() in PATH_COLUMNS and _holds_paths(read, column):
+            return column
+    texts = [name for name in candidates if name.lower() in TEXT_COLUMNS]
+    texts = [name for name in texts if is_text(read.table[name].type)]
+    if len(texts) > 1:
+        raise DataError(
+            f"{read.where}: columns {', '.join(texts)} may all be the input; name one with "
+            "--input-column"
+        )
+    return texts[0] if texts else None
+
+
+def _holds_paths(read: _Read, column: str) -> bool:
+    """Whether the first values of a column are names of image files."""
+    values = read.table[column]
+    if not is_text(values.type):
+        return False
+    some = [value for value in values.slice(0, LOOKED_AT).to_pylist() if value]
+    return bool(some) and all(Path(v).suffix.lower() in IMAGE_SUFFIXES for v in some)
