@@ -25,7 +25,7 @@ from goldiprox.commands.process import (
 from goldiprox.commands.shared import Data as _Data
 from goldiprox.commands.shared import Keeping as _Keeping
 from goldiprox.commands.shared import Shown as _Shown
-from goldiprox.commands.shared import command_line, console
+from goldiprox.commands.shared import command_line, console, fitting
 from goldiprox.commands.shared import splits_of as _splits
 from goldiprox.commands.shared import told as _told
 from goldiprox.commands.shared import wrote as _wrote
@@ -117,7 +117,8 @@ def _compare(
         il: The irreducible-loss model, made where a method needs it.
         irreducible: Irreducible-loss table to use instead of making one.
     """
-    splits = _splits(data)
+    splits = _splits(data, settings.objective)
+    settings = fitting(settings, splits)
     varied = GridConfig(**asdict(grid))
     table = None if irreducible is None else open_table(irreducible)
     with _Shown() as shown:
@@ -158,7 +159,8 @@ def _train(
         replay: Train on the batches of this sequence, recorded by any other model; nothing is
             scored. Method, batch, pool and epochs are the sequence's; --steps replays a part.
     """
-    splits = _splits(data)
+    splits = _splits(data, settings.objective)
+    settings = fitting(settings, splits)
     with _Shown() as shown:
         result = train_one(
             splits,
@@ -199,7 +201,8 @@ def _irreducible(
         id_column: Its column of ids: rows of the data set.
         value_column: Its column of losses, in nats.
     """
-    splits = _splits(data)
+    splits = _splits(data, settings.objective)
+    settings = fitting(settings, splits)
     if weights is not None and values is not None:
         raise ConfigError("--weights and --values exclude each other: say where losses come from")
     if weights is not None or values is not None:

@@ -15,6 +15,7 @@ ROOT = Path(goldiprox.__file__).parent
 
 ALLOWED = {
     "version": set(),
+    "csv_files": {"schema"},
     "schema": set(),
     "seeds": set(),
     "names": {"schema"},
@@ -22,11 +23,11 @@ ALLOWED = {
     "entries": {"schema"},
     "batch": {"schema", "entries"},
     "objectives": {"schema", "batch", "names"},
-    "data": {"schema", "seeds", "batch"},
+    "data": {"schema", "seeds", "batch", "csv_files"},
     "selection": {"schema", "seeds", "names"},
     "evidence": {"schema", "entries", "batch", "seeds", "objectives"},
     "models": {"schema", "names"},
-    "records": {"schema", "version"},
+    "records": {"schema", "version", "csv_files"},
     "config": {"schema", "selection", "evidence", "objectives"},
     "training": {"schema", "seeds", "batch", "data", "selection", "evidence", "models", "records",
                  "config", "objectives"},

@@ -2,11 +2,13 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from goldiprox.models.registry import build_model, model_factory, parameter_count
+from goldiprox.models.scaled import ScaledOutput
 from goldiprox.models.vision import MLP, VISION_MODELS, SmallCNN
 from goldiprox.schema import ConfigError
 
@@ -115,3 +117,15 @@ def test_a_factory_of_ones_own(tmp_path, monkeypatch):
         model_factory("my_models:number")
     with pytest.raises(ConfigError, match="cannot import model"):
         model_factory("no_such_module_anywhere:tiny")
+
+
+def test_scaled_outputs_begin_where_the_targets_are():
+    targets_N = torch.tensor([[100.0, 1.0], [140.0, 1.0], [180.0, 1.0]])
+    model = ScaledOutput.of(nn.Identity(), targets_N)
+    deviation = np.std([100.0, 140.0, 180.0])
+    outputs = model(torch.tensor([[0.0, 0.0], [1.0, 2.0]]))
+    expected = torch.tensor([[140.0, 1.0], [140.0 + deviation, 3.0]])
+    torch.testing.assert_close(outputs, expected)
+    restored = ScaledOutput.of(nn.Identity(), torch.zeros(3, 2))
+    restored.load_state_dict(model.state_dict())
+    torch.testing.assert_close(restored(outputs), model(outputs))

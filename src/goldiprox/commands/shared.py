@@ -5,19 +5,33 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 from rich import progress as bars
 from rich.console import Console
 
+from goldiprox.config import CompareConfig, IrreducibleConfig, LearnerConfig, TrainConfig
 from goldiprox.data.splits import DataConfig, Splits
+from goldiprox.data.targets import TargetKind
+from goldiprox.objectives import objective as objective_named
 from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.subset import splits_for
 
-__all__ = ["Data", "Keeping", "Shown", "command_line", "console", "splits_of", "told", "wrote"]
+__all__ = [
+    "Data",
+    "Keeping",
+    "Shown",
+    "command_line",
+    "console",
+    "fitting",
+    "splits_of",
+    "told",
+    "wrote",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +59,45 @@ class Keeping:
         return CheckpointEvery(seconds=self.checkpoint_seconds, steps=self.checkpoint_steps)
 
 
-def splits_of(data: DataConfig) -> Splits:
-    """Load a data set and split it, as configured on the command line; say what became of it."""
-    splits = _loaded(DataConfig(**asdict(data)))
+def splits_of(data: DataConfig, objective: str = "classification") -> Splits:
+    """Load a data set and split it, as configured on the command line; say what became of it.
+
+    Args:
+        data: which, and what is done to it.
+        objective: what a model is trained for, as the user said or did not say.
+    """
+    # "classification" may be what the user said or the default: the data may know better.
+    targets = None if objective == "classification" else objective_named(objective).target_kind
+    splits = _loaded(DataConfig(**asdict(data)), targets)
     for note in splits.dataset.notes:
         print(note, file=sys.stderr, flush=True)
     return splits
 
 
-def _loaded(config: DataConfig) -> Splits:
+Settings = TypeVar("Settings", LearnerConfig, TrainConfig, CompareConfig, IrreducibleConfig)
+
+
+def fitting(settings: Settings, splits: Splits) -> Settings:
+    """Settings with the objective that the data leaves no doubt about, where none was chosen."""
+    kind = splits.dataset.targets
+    if settings.objective != "classification" or kind == "classes":
+        return settings
+    objective = DEFAULT_OBJECTIVES[kind]
+    print(
+        f"objective {objective}: {splits.dataset.name} has {kind} to predict",
+        file=sys.stderr,
+        flush=True,
+    )
+    return replace(settings, objective=objective)
+
+
+DEFAULT_OBJECTIVES = {"numbers": "regression", "label sets": "multilabel"}
+"""What data of a kind is for, unless the user says."""
+
+
+def _loaded(config: DataConfig, targets: TargetKind | None) -> Splits:
     if not config.skip_unreadable:
-        return splits_for(config)
+        return splits_for(config, targets=targets)
     with Shown() as shown:
         report: Report | None = None
 
@@ -64,7 +106,7 @@ def _loaded(config: DataConfig) -> Splits:
             report = report or shown.stage(f"looking for unreadable images among {total:,}")
             report(done, total, f"{done:,} looked at")
 
-        return splits_for(config, checked)
+        return splits_for(config, checked, targets)
 
 
 def command_line() -> str:

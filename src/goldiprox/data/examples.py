@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.data.store import Inputs, Store
+from goldiprox.data.targets import TargetKind
 from goldiprox.schema import DataError, id_list
 
 __all__ = ["Examples"]
@@ -29,6 +30,7 @@ class Examples:
         true_targets_N: labels as published.
         marks: what else is known of each example: bool, one an example, by name, such as
             ``low_relevance`` and ``ambiguous``.
+        kind: what the labels are: classes, numbers or label sets.
     """
 
     store: Store
@@ -37,6 +39,7 @@ class Examples:
     targets_N: Tensor
     true_targets_N: Tensor
     marks: Mapping[str, Tensor] = field(default_factory=dict)
+    kind: TargetKind = "classes"
 
     def __len__(self) -> int:
         return int(self.ids_N.shape[0])
@@ -100,6 +103,7 @@ class Examples:
             targets_N=self.targets_N[positions],
             true_targets_N=self.true_targets_N[positions],
             marks={name: mark_N[positions] for name, mark_N in self.marks.items()},
+            kind=self.kind,
         )
 
     @staticmethod
@@ -128,6 +132,7 @@ class Examples:
                 name: torch.cat([part.mark(name) for part in parts])
                 for name in dict.fromkeys(name for part in parts for name in part.marks)
             },
+            kind=parts[0].kind,
         )
 
     def label_digest(self) -> str:

@@ -160,6 +160,7 @@ class Splits:
             "notes": [note.to_json() for note in self.dataset.notes],
             "example_shape": list(self.dataset.store.example_shape),
             "num_classes": self.num_classes,
+            **({} if self.dataset.targets == "classes" else {"targets": self.dataset.targets}),
             "class_names": list(self.dataset.class_names),
             "sizes": {name: len(part) for name, part in parts.items()},
             "originals": {name: len(torch.unique(part.origin_N)) for name, part in parts.items()},
@@ -245,6 +246,7 @@ def make_splits(dataset: Dataset, config: DataConfig) -> Splits:
             targets_N=labels_N[origins_N],
             true_targets_N=dataset.labels_N[origins_N],
             marks={name: mark_N[origins_N] for name, mark_N in marks.items()},
+            kind=dataset.targets,
         )
 
     copying = stream(config.data_seed, "duplicate")

@@ -30,7 +30,18 @@ LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "fine_label", 
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "document")
 """What a column of texts may be called, in a table."""
 PATH_COLUMNS = ("image", "img", "path", "file_name", "filename", "file", "image_path")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+)
 LOOKED_AT = 20
 """Values of a column that tell whether it holds names of image files."""
 
@@ -293,7 +304,7 @@ def _groups(read: _Read, reading: Reading) -> list[Any] | None:
 
 def _input_column(read: _Read, reading: Reading, other: Sequence[str]) -> str | None:
     """The column of texts or of names of image files; None where all columns are features."""
-    present = read.table.column_names
+    present: list[str] = read.table.column_names
     if reading.input_column is not None:
         if reading.feature_columns:
             raise DataError("--input-column and --feature-columns exclude each other: give one")

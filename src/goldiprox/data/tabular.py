@@ -176,7 +176,8 @@ def feature_columns(
             )
     if given:
         return list(given), ()
-    names, numbering = [], []
+    names: list[str] = []
+    numbering: list[str] = []
     for name in present:
         if name in other:
             continue
@@ -255,14 +256,19 @@ def read_features(
                 "as numbers, or choose other --feature-columns"
             )
     if not numeric and not categories:
-        raise DataError(f"{where}: every feature column is constant or empty; nothing to learn from")
+        raise DataError(
+            f"{where}: every feature column is constant or empty; nothing to learn from"
+        )
     parts, readable = [], []
     if numeric:
         values_ND = np.column_stack(list(numeric.values()))
         fill = SimpleImputer(strategy="median", add_indicator=True).fit(values_ND[train])
         scale = StandardScaler().fit(fill.transform(values_ND[train]))
         parts.append(scale.transform(fill.transform(values_ND)))
-        readable += [*numeric, *(f"{list(numeric)[at]} missing" for at in fill.indicator_.features_)]
+        readable += [
+            *numeric,
+            *(f"{list(numeric)[at]} missing" for at in fill.indicator_.features_),
+        ]
     if categories:
         texts_ND = np.column_stack(list(categories.values()))
         hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(texts_ND[train])
@@ -297,7 +303,9 @@ def _notes(
         what = "left out: columns that are constant or empty in training"
         notes.append(Note(what, len(constant), tuple(constant[:EXAMPLES])))
     if missing:
-        what = "columns with missing values, filled with the training median (categories: their own)"
+        what = (
+            "columns with missing values, filled with the training median (categories: their own)"
+        )
         notes.append(Note(what, len(missing), tuple(missing[:EXAMPLES])))
     for name, texts in categories.items():
         unknown = sorted(set(texts) - set(texts[train]))

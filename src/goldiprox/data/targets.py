@@ -103,7 +103,8 @@ def _numbers(parts: Sequence[RawLabels], names: Sequence[str] | None) -> Targets
 
 
 def _python(values: Any) -> Sequence[Any]:
-    return values.to_pylist() if isinstance(values, pa.ChunkedArray) else values
+    listed: Sequence[Any] = values.to_pylist() if isinstance(values, pa.ChunkedArray) else values
+    return listed
 
 
 def _number(value: Any, part: RawLabels, row: int) -> Any:
@@ -131,9 +132,15 @@ def _label_sets(
         [_label_set(value, part, row) for row, value in enumerate(_python(part.values))]
         for part in parts
     ]
-    is_vector = all(
-        isinstance(label, int) and label in (0, 1) for part in sets for row in part for label in row
-    ) and len({len(row) for part in sets for row in part}) == 1
+    is_vector = (
+        all(
+            isinstance(label, int) and label in (0, 1)
+            for part in sets
+            for row in part
+            for label in row
+        )
+        and len({len(row) for part in sets for row in part}) == 1
+    )
     if is_vector and sets[0] and len(sets[0][0]) > 1:
         return _vectors(sets, names)
     if names is not None:
@@ -167,7 +174,7 @@ def _label_sets(
                 values_NC[at, place[label]] = 1
             at += 1
     empty = int((values_NC.sum(1) == 0).sum())
-    notes = (Note("different labels, of which an example may have several", len(known),
+    notes: tuple[Note, ...] = (Note("different labels, of which an example may have several", len(known),
                   tuple(known[:EXAMPLES])),)  # fmt: skip
     if empty:
         notes += (Note("examples without any label", empty),)

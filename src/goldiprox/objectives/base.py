@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from goldiprox.batch import Batch, ids_of, targets_of
 from goldiprox.schema import ConfigError, DataError
+
+TargetKind = Literal["classes", "numbers", "label sets"]
 
 __all__ = [
     "ACCURACY",
@@ -63,12 +65,15 @@ class Objective:
         has_classes: whether :meth:`log_probs` gives a probability for each of a fixed set of
             classes, of which each example has one.
         per_token: whether targets have one entry for each token of the input.
+        target_kind: what labels in files are read as: ``classes``, ``numbers`` or ``label sets``;
+            None takes what the file looks like.
     """
 
     name: str = ""
     metrics: tuple[Metric, ...] = (LOSS, ACCURACY)
     has_classes: bool = False
     per_token: bool = False
+    target_kind: TargetKind | None = None
 
     def losses(self, output: Any, batch: Batch) -> Tensor:
         """Each example's own loss, unreduced.

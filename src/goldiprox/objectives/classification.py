@@ -38,6 +38,7 @@ class Classification(Objective):
     """
 
     name = "classification"
+    target_kind = "classes"
     metrics = (
         ACCURACY,
         Metric(name="loss", title="cross-entropy", higher_is_better=False, unit="nats"),

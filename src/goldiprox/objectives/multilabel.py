@@ -25,6 +25,7 @@ class Multilabel(Objective):
     """
 
     name = "multilabel"
+    target_kind = "label sets"
     metrics = (
         Metric(name="micro_f1", title="micro F1", higher_is_better=True, unit="share"),
         Metric(name="macro_f1", title="macro F1", higher_is_better=True, unit="share"),

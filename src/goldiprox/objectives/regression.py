@@ -38,6 +38,8 @@ class Regression(Objective):
         ConfigError: for another kind, or a delta that is not positive.
     """
 
+    target_kind = "numbers"
+
     def __init__(self, kind: Kind = "squared", delta: float = 1.0) -> None:
         if kind not in ("squared", "absolute", "huber"):
             raise ConfigError(f'regression by "{kind}"; use squared, absolute or huber')

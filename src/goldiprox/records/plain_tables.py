@@ -13,6 +13,7 @@ from goldiprox.schema import DataError, TableError
 
 __all__ = ["PlainTable", "read_plain"]
 
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlainTable:
     """Columns of a file.

@@ -9,6 +9,7 @@ from goldiprox.data.examples import Examples
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.text import TextPreprocessor
 from goldiprox.models.registry import build_model, model_factory, tokenizer_for
+from goldiprox.models.scaled import ScaledOutput
 from goldiprox.models.text import agree_on_padding
 from goldiprox.models.vision import Factory
 from goldiprox.schema import DataError
@@ -35,7 +36,8 @@ def build(
             ``(max_length, vocabulary)``) and the number of classes.
         train: what it will be trained on; words for a vocabulary come from nowhere else.
         preprocess: the data set's. One for texts gets the model's tokenizer, unless it has one.
-        num_classes: size of the output.
+        num_classes: size of the output. A built-in model's outputs are scaled to the training
+            targets' means and deviations where these are numbers.
         seed: seed of the initial weights.
         device: where model and batches go.
         tokenizer: a tokenizer for texts, instead of the model's own.
@@ -54,6 +56,8 @@ def build(
         found = tokenizer_for(name, tokenizer, lambda: _texts(train), max_length)
         preprocess = preprocess.with_tokenizer(found)
     net = build_model(factory, preprocess.input_shape(train.store), num_classes, seed)
+    if train.kind == "numbers" and name is not None and ":" not in name:
+        net = ScaledOutput.of(net, train.targets_N)
     if isinstance(preprocess, TextPreprocessor) and preprocess.tokenizer is not None:
         agree_on_padding(net, preprocess.tokenizer.padding)
     feeder = Feeder.of(net, preprocess, device)

@@ -11,24 +11,30 @@ import torch
 from goldiprox.data.datasets import load
 from goldiprox.data.files import Checked
 from goldiprox.data.splits import DataConfig, Splits, make_splits
+from goldiprox.data.targets import TargetKind
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import TableError, id_list
 
 __all__ = ["reduce_to", "splits_for"]
 
 
-def splits_for(config: DataConfig, checked: Checked | None = None) -> Splits:
+def splits_for(
+    config: DataConfig, checked: Checked | None = None, targets: TargetKind | None = None
+) -> Splits:
     """Load a data set, divide it, and reduce it to the subset that is named, if there is one.
 
     Args:
         config: which, and what is done to it.
         checked: told how many images, of how many, have been checked for being readable.
+        targets: what the labels of files are read as, see :func:`goldiprox.data.datasets.load`.
 
     Raises:
         GoldiproxError: if the data or the subset is absent, damaged or does not fit.
     """
     folder = None if config.data_dir is None else Path(config.data_dir)
-    dataset = load(config.dataset, data_dir=folder, reading=config, checked=checked)
+    dataset = load(
+        config.dataset, data_dir=folder, reading=config, checked=checked, targets=targets
+    )
     splits = make_splits(dataset, replace(config, subset=None))
     return splits if config.subset is None else reduce_to(splits, Path(config.subset))
 
