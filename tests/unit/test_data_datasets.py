@@ -141,7 +141,10 @@ def test_unknown_names_list_the_known_ones_and_suggest_the_nearest():
         load("Fashion_MNST")
     message = str(caught.value)
     assert "unknown data set 'Fashion_MNST' (did you mean fashion-mnist?)" in message
-    assert "cifar10, cifar100, cifar100-relevance, cinic10, clothing1m, cola, digits" in message
+    assert (
+        "cifar10, cifar100, cifar100-relevance, cinic10, clothing1m, cola, diabetes, digits"
+        in message
+    )
     assert "\n" not in message
 
 

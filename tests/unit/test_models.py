@@ -122,7 +122,7 @@ def test_a_factory_of_ones_own(tmp_path, monkeypatch):
 def test_scaled_outputs_begin_where_the_targets_are():
     targets_N = torch.tensor([[100.0, 1.0], [140.0, 1.0], [180.0, 1.0]])
     model = ScaledOutput.of(nn.Identity(), targets_N)
-    deviation = np.std([100.0, 140.0, 180.0])
+    deviation = float(np.std([100.0, 140.0, 180.0]))
     outputs = model(torch.tensor([[0.0, 0.0], [1.0, 2.0]]))
     expected = torch.tensor([[140.0, 1.0], [140.0 + deviation, 3.0]])
     torch.testing.assert_close(outputs, expected)

@@ -159,10 +159,10 @@ def load(
         elif path.is_dir() and not any(find_shards(path)):
             files = find_table_files(path)
         else:
+            _require_used(reading, FILES, "Parquet files")
             files = parquet_tables(path, reading, targets)
         if files[0]:
             return from_table_files(path.resolve().stem, *files, reading, targets)
-        _require_used(reading, FILES, "Parquet files")
         return _of_kind(parquet_path(path, reading), targets)
     known = sorted({*DATASETS, *FOLDER_DATASETS})
     near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)

@@ -70,7 +70,7 @@ class DataConfig(Reading):
     """
 
     dataset: str
-    """Data set: a name (digits, mnist, qmnist, ambiguous-mnist, fashion-mnist, cifar10, cifar100,
+    """Data set: a name (digits, diabetes, mnist, qmnist, ambiguous-mnist, fashion-mnist, cifar10, cifar100,
     cifar100-relevance, cinic10, clothing1m, cola, sst2), the path of a Parquet file, of a folder of
     them or of an image folder, or hub:NAME."""
 

@@ -19,7 +19,7 @@ from goldiprox.data.settings import Reading
 from goldiprox.data.sources import stratified_test_rows
 from goldiprox.data.store import Dataset, TextStore, make_dataset
 from goldiprox.data.table_files import read_table, require_same_columns
-from goldiprox.data.tabular import contents_of, feature_columns, read_features
+from goldiprox.data.tabular import contents_of, feature_columns, is_number, read_features
 from goldiprox.data.targets import TargetKind, Targets, are_lists, read_targets
 from goldiprox.data.text_columns import is_text, text_column
 from goldiprox.schema import DataError
@@ -164,7 +164,9 @@ def parquet_tables(
     named = [reading.input_column] if reading.input_column else [*IMAGE_COLUMNS, *TEXT_COLUMNS]
     inputs = [name for name in named if name in present]
     if not inputs:
-        return ([], []) if reading.input_column else (train, test)
+        known = {reading.label_column, reading.group_column, *LABEL_COLUMNS}
+        numeric = any(is_number(kind) for name, kind in present.items() if name not in known)
+        return ([], []) if reading.input_column or not numeric else (train, test)
     is_texts = is_text(present[inputs[0]])
     return (train, test) if is_texts and targets not in (None, "classes") else ([], [])
 

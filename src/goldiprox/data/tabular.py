@@ -21,7 +21,7 @@ from goldiprox.data.store import Store, png_of_lines
 from goldiprox.data.text_columns import is_text
 from goldiprox.schema import DataError
 
-__all__ = ["FeatureStore", "TabularPreprocessor", "feature_columns", "read_features"]
+__all__ = ["FeatureStore", "TabularPreprocessor", "feature_columns", "is_number", "read_features"]
 
 MOST_CATEGORIES = 50
 """A column of texts with more different values than this holds no categories."""
@@ -223,7 +223,7 @@ def read_features(
             continue
         if values.null_count:
             missing.append(f"{name} ({values.null_count:,})")
-        if pa.types.is_boolean(kind) or _is_number(kind):
+        if is_number(kind):
             numbers = _floats(values)
             if not np.isfinite(numbers[~np.isnan(numbers)]).all():
                 row = int(np.flatnonzero(np.isinf(numbers))[0])
@@ -288,7 +288,7 @@ def contents_of(table: pa.Table) -> Iterator[bytes]:
     for name in table.column_names:
         values = _plain(table[name])
         yield name.encode()
-        if pa.types.is_boolean(values.type) or _is_number(values.type):
+        if is_number(values.type):
             yield _floats(values).tobytes()
         else:
             for value in values.to_pylist():
@@ -319,9 +319,13 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of numbers or truth values."""
     return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_boolean(kind)
     )
 
 
