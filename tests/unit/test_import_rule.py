@@ -69,7 +69,7 @@ THIRD_PARTY = {
     "batch": {"torch", "numpy"},
     "objectives": {"torch", "numpy", "sklearn"},
     "selection": {"torch", "numpy"},
-    "evidence": {"torch"},
+    "evidence": {"torch", "numpy"},
     "config": set(),
 }
 """What the innermost rooms may import beyond the standard library."""

@@ -41,7 +41,9 @@ from goldiprox.evidence.mode import (
     Precision,
     autocast,
     device_of,
+    random_state_kept,
     scoring_mode,
+    takes_statistics,
 )
 from goldiprox.evidence.outputs import (
     HELD_VALUES,
@@ -136,6 +138,8 @@ class ScoringPass:
         self._feature_layer = feature_layer
         self.layout = Layout()
         self._has_batchnorm = any(isinstance(m, _BatchNorm) for m in model.modules())
+        self._code = (logits, per_example_loss, self.objective.losses)
+        """What runs in a pass beside the model."""
 
     def __call__(
         self,
@@ -173,7 +177,11 @@ class ScoringPass:
         if "grad_norm_B" in wanted:
             found |= self._with_gradients(batch, wanted)
         elif wanted & PLAIN_FIELDS:
-            found |= self._plain(batch, wanted, labelled=_labelled(wanted, needs))
+            try:
+                found |= self._plain(batch, wanted, labelled=_labelled(wanted, needs))
+            except ValueError as error:
+                _blame_batchnorm(error, size)
+                raise
         if "mc_log_probs_KBC" in wanted:
             found["mc_log_probs_KBC"] = samples_KBC = self._dropout_samples(batch, seed)
             if "targets_B" in needs:
@@ -265,14 +273,16 @@ class ScoringPass:
         bias = False
         with (
             torch.no_grad(),
-            scoring_mode(self.model, self.batchnorm),
+            scoring_mode(self.model, self.batchnorm, keep_random=False),
             autocast(device_of(self.model), self.precision),
             self._catching(wanted) as last,
         ):
             for batch in batches:
                 size = int(ids_of(batch).shape[0])
                 self._check(size, wanted)
-                outputs = self._class_outputs(batch, last, wanted, labelled=labelled)
+                # Around the model alone: what loading draws is not undone.
+                with self._of_one(size), random_state_kept(self.model, self._code):
+                    outputs = self._class_outputs(batch, last, wanted, labelled=labelled)
                 bias = outputs.bias
                 # Copied into one place: kept as they are, they break up the memory that the next
                 # batches are made in, and new pages cost as much as all the scores.
@@ -301,7 +311,8 @@ class ScoringPass:
         """One forward pass without gradients of the model."""
         with (
             torch.no_grad(),
-            scoring_mode(self.model, self.batchnorm),
+            scoring_mode(self.model, self.batchnorm, self._code),
+            self._of_one(int(ids_of(batch).shape[0])),
             autocast(device_of(self.model), self.precision),
             self._catching(wanted) as last,
         ):
@@ -311,6 +322,12 @@ class ScoringPass:
             if self._plainly_classifies:
                 return self._class_outputs(batch, last, wanted, labelled=labelled).told(wanted)
             return self._evidence(batch, last, wanted, labelled=labelled)
+
+    def _of_one(self, size: int) -> AbstractContextManager[object]:
+        """A batch of one has no statistics for BatchNorm: the stored ones have to do."""
+        if size != 1 or self.batchnorm == "running" or not self._has_batchnorm:
+            return nullcontext()
+        return scoring_mode(self.model, "running", keep_random=False)
 
     def _class_outputs(
         self, batch: Batch, last: LastLayer | None, wanted: Collection[str], *, labelled: bool
@@ -377,7 +394,7 @@ class ScoringPass:
         others and has no gradient of its own.
         """
         with (
-            scoring_mode(self.model, "running"),
+            scoring_mode(self.model, "running", self._code),
             autocast(device_of(self.model), self.precision),
             self._catching(wanted) as last,
         ):
@@ -444,11 +461,13 @@ class ScoringPass:
         samples: list[Tensor] = []
         with (
             torch.no_grad(),
-            scoring_mode(self.model, "running"),
+            scoring_mode(self.model, "running", self._code) as mode,
             autocast(device_of(self.model), self.precision),
         ):
             for sample in range(self._mc_samples):
-                with dropped(self.model, seed, sample, consistent=self._mc_consistent):
+                with dropped(
+                    self.model, seed, sample, consistent=self._mc_consistent, froze=mode.froze
+                ):
                     # Not by length: one sample's masks are of one shape, hence of one length.
                     parts = [
                         self.objective.log_probs(self._output(self.model, part)).float()
@@ -476,7 +495,8 @@ class ScoringPass:
 
     def _check(self, size: int, wanted: frozenset[str]) -> None:
         is_cut = self.micro_batch is not None and self.micro_batch < size
-        if is_cut and self.batchnorm == "batch" and self._has_batchnorm and wanted & PLAIN_FIELDS:
+        by_pool = self.batchnorm == "batch" and bool(wanted & PLAIN_FIELDS)
+        if is_cut and by_pool and takes_statistics(self.model):
             raise ConfigError(
                 f"BatchNorm cannot take the statistics of a pool of {size} that is scored "
                 f"{self.micro_batch} at a time: score it whole, or use the running statistics "
@@ -494,6 +514,20 @@ class ScoringPass:
                 f"{', '.join(sorted(wanted & CLASS_FIELDS))} would be; choose by the loss instead "
                 "(rho-loss, loss, grad-norm)"
             )
+
+
+def _blame_batchnorm(error: ValueError, size: int) -> None:
+    """Say in one line that a BatchNorm that stores no statistics cannot score a pool of one.
+
+    Raises:
+        ConfigError: if it was that.
+    """
+    if size == 1 and "more than 1 value per channel" in str(error):
+        raise ConfigError(
+            "this pool has one example, and the model has a BatchNorm that neither stores "
+            "statistics nor can take any of one example; leave the last, short pool out "
+            "(drop_last=True in the loader)"
+        ) from error
 
 
 def _labelled(wanted: Collection[str], needs: Collection[str]) -> bool:

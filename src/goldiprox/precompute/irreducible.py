@@ -23,7 +23,7 @@ from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settin
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.data.wrap import carried_ids
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.evidence.mode import device_of
+from goldiprox.evidence.mode import device_of, random_state_kept
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import CLASSIFICATION, Given, Objective
 from goldiprox.objectives import objective as objective_named
@@ -250,7 +250,7 @@ def irreducible_losses(
     """Score examples with a model of one's own that was trained on holdout data.
 
     Args:
-        model: in evaluation mode during the pass; left as it was.
+        model: in evaluation mode during the pass; left as it was, as are the random states.
         batches: a loader over ``goldiprox.with_ids(data)``; moved to the model's device.
         objective: what the model was trained for, as :class:`goldiprox.Chooser` takes it.
         logits: how to get the output that the objective takes, where the default does not fit.
@@ -281,19 +281,20 @@ def irreducible_losses(
     ids: list[Tensor] = []
     losses: list[Tensor] = []
     labels: list[Tensor | None] = []
-    for batch in batches:
-        evidence = scoring(to_device(batch, device_of(model)), {"loss_B"})
-        ids.append(evidence.ids_B.cpu())
-        losses.append(evidence.need("loss_B").cpu())
-        labels.append(_class_numbers(batch, len(ids[-1])))
-        bad_B = ~losses[-1].isfinite()
-        if bool(bad_B.any()):
-            scoring.blame(batch)
-            raise NonFinite(
-                f"the irreducible loss is NaN or infinite for {int(bad_B.sum())} of "
-                f"{len(bad_B)} examples (ids {id_list(ids[-1][bad_B])}); look at these examples, "
-                "or at the model's weights"
-            )
+    with random_state_kept(model):  # the loader's too
+        for batch in batches:
+            evidence = scoring(to_device(batch, device_of(model)), {"loss_B"})
+            ids.append(evidence.ids_B.cpu())
+            losses.append(evidence.need("loss_B").cpu())
+            labels.append(_class_numbers(batch, len(ids[-1])))
+            bad_B = ~losses[-1].isfinite()
+            if bool(bad_B.any()):
+                scoring.blame(batch)
+                raise NonFinite(
+                    f"the irreducible loss is NaN or infinite for {int(bad_B.sum())} of "
+                    f"{len(bad_B)} examples (ids {id_list(ids[-1][bad_B])}); look at these "
+                    "examples, or at the model's weights"
+                )
     ids_N = torch.cat(ids).numpy() if ids else np.empty(0, dtype=np.int64)
     losses_N = torch.cat(losses).numpy() if ids else np.empty(0, dtype=np.float32)
     first_N = _each_once(ids_N, losses_N)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from goldiprox.names import import_named
-from goldiprox.schema import CALLER, SUPPLIERS, ConfigError
+from goldiprox.schema import CALLER, SUPPLIERS, ConfigError, Evidence
 from goldiprox.selection import functions as score
 from goldiprox.selection.calibrated import CalibratedReducibleLoss
 from goldiprox.selection.coreset import CoreSetSpec, Criterion, before_training
@@ -51,6 +51,30 @@ class CompanionSpec:
     lr_factor: float = 1.0
 
 
+FIELDS = frozenset(field.name for field in fields(Evidence)) - {"ids_B"}
+"""What a method may need: evidence that is not always there."""
+
+
+def require_fields(name: str, needs: Iterable[str]) -> None:
+    """Refuse needs that nobody can fill.
+
+    Args:
+        name: the method's.
+        needs: names of :class:`~goldiprox.schema.Evidence` fields.
+
+    Raises:
+        ConfigError: if there is no such field.
+    """
+    unknown = sorted(str(need) for need in needs if need not in FIELDS)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], FIELDS, n=1)
+        hint = f' (did you mean "{close[0]}"?)' if close else ""
+        raise ConfigError(
+            f'method "{name}" needs {", ".join(unknown)}, which Evidence does not have{hint}; '
+            f"it has: {', '.join(sorted(FIELDS))}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A way to choose examples.
@@ -66,6 +90,9 @@ class Method:
             epochs.
         companion: a second model trained beside the learner, where the method needs one.
         core_set: what is chosen by a proxy before the training, where the method does that.
+
+    Raises:
+        ConfigError: if it needs something that :class:`~goldiprox.schema.Evidence` does not have.
     """
 
     name: str
@@ -77,6 +104,14 @@ class Method:
     plan: PlanFactory = pools
     companion: CompanionSpec | None = None
     core_set: CoreSetSpec | None = None
+
+    def __post_init__(self) -> None:
+        needs: Any = self.needs  # the user may have written them in another way
+        needs = needs.split() if isinstance(needs, str) else needs
+        object.__setattr__(self, "needs", frozenset(needs))
+        require_fields(self.name, self.needs)
+        if self.companion is not None:
+            require_fields(self.name, {self.companion.fills})
 
     @property
     def score(self) -> ScoreFunction | None:
@@ -115,6 +150,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+"""Every registered method by its name."""
 
 
 def register(entry: Method) -> Method:

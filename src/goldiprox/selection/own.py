@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from typing import Any
 
-from goldiprox.schema import ConfigError, Evidence
-from goldiprox.selection.methods import METHODS, Method, register
+from goldiprox.schema import ConfigError
+from goldiprox.selection.methods import METHODS, Method, register, require_fields
 from goldiprox.selection.selectors import Selector, StatefulSelector, TopK
 
 __all__ = ["method"]
 
 _MADE_BY: dict[str, tuple[str, str]] = {}
 """Module and name of the function behind each decorated method."""
-
-FIELDS = frozenset(field.name for field in fields(Evidence)) - {"ids_B"}
 
 
 def method(
@@ -58,12 +55,7 @@ def method(
             another form. Decorating the same function again (in a notebook) replaces it.
     """
     wanted = frozenset(needs.split() if isinstance(needs, str) else needs)
-    unknown = sorted(wanted - FIELDS)
-    if unknown:
-        raise ConfigError(
-            f'method "{name}" needs {", ".join(unknown)}, which Evidence does not have; it has: '
-            f"{', '.join(sorted(FIELDS))}"
-        )
+    require_fields(name, wanted)
     if not name or set(name) & set("@:=,/ "):
         raise ConfigError(f'"{name}" cannot name a method; use letters, digits and hyphens')
 

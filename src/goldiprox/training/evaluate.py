@@ -61,7 +61,12 @@ def evaluate(
     order_N = feeder.order(examples)
     losses: list[Tensor] = []
     kept: dict[str, list[Tensor]] = {}
-    with torch.no_grad(), scoring_mode(model, "running"), autocast(feeder.device, precision):
+    code = (objective.losses, objective.results)
+    with (
+        torch.no_grad(),
+        scoring_mode(model, "running", code),
+        autocast(feeder.device, precision),
+    ):
         parts = order_N.split(EVALUATION_BATCH)
         for positions_B, following in zip(parts, [*parts[1:], None], strict=True):
             if following is not None:

@@ -16,7 +16,7 @@ from goldiprox.batch import ID, Batch, model_output, take, trimmed
 from goldiprox.config import TrainConfig
 from goldiprox.evidence.flops import flops_per_example
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.evidence.mode import scoring_mode
+from goldiprox.evidence.mode import random_state_kept, scoring_mode
 from goldiprox.models.registry import parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import objective as objective_named
@@ -244,7 +244,7 @@ class Loop:
             return
         twin = copy.deepcopy(self.model)
         try:
-            with torch.no_grad(), torch.random.fork_rng(self._cuda_devices):
+            with torch.no_grad(), random_state_kept(twin):
                 model_output(twin, self.feeder(self.task.train, torch.arange(1)))
         except ValueError as error:
             raise ConfigError(

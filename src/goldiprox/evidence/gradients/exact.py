@@ -6,8 +6,7 @@ change it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointError
 
-from goldiprox.evidence.gradients.engine import Engine, random_state, set_random_state
+from goldiprox.evidence.gradients.engine import Engine
 from goldiprox.evidence.gradients.fallback import examples_of, joined_outputs, rows
 from goldiprox.evidence.gradients.products import accumulation_dtype
-from goldiprox.evidence.mode import device_of, uncompiled
+from goldiprox.evidence.mode import uncompiled, undisturbed
 from goldiprox.schema import ConfigError
 
 __all__ = [
@@ -139,25 +138,3 @@ def gradient_norms(
         outputs=joined_outputs([outputs for _, _, outputs in parts]),
         slow_parameters=tuple(names[i] for i in slow),
     )
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put back buffers and the random state, whatever the forward pass does to them."""
-    device = device_of(model)
-    before = random_state(device)
-    buffers = [
-        (module._buffers, name, buffer, buffer._version, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for owner, name, buffer, version, copy in buffers:
-                if buffer._version != version:
-                    buffer.copy_(copy)
-                owner[name] = buffer
-        set_random_state(before, device)
