@@ -23,6 +23,7 @@ from goldiprox.schema import DataError
 pytestmark = pytest.mark.usefixtures("no_data_around")
 
 INLINE = Reading(workers=0)
+READ_LAZILY = Reading(workers=0, lazy=True)
 
 
 @pytest.mark.parametrize(
@@ -218,10 +219,8 @@ def test_damaged_folders_are_named(tmp_path):
     assert "6x7 pixels, the first image has 6x6; resize" in error(str(root), reading=INLINE)
     resized = load(str(root), reading=Reading(workers=0, image_size=4))
     assert resized.store.example_shape == (3, 4, 4)
-    (root / "train/emu").mkdir()
-    assert f"{root / 'train/emu'}: no images" in error(str(root), reading=INLINE)
-    (root / "train/emu").rmdir()
     (root / "test/fox").mkdir()
+    Image.new("RGB", (6, 6)).save(root / "test/fox/1.png")
     assert "the class fox is not in the training set" in error(str(root), reading=INLINE)
     lonely = write_folder(tmp_path / "b", {"train": 3})
     assert "none of test, val" in error(str(lonely), reading=INLINE)
@@ -231,10 +230,15 @@ def test_sixteen_bits_a_channel_are_refused_not_cut_off(tmp_path):
     root = write_folder(tmp_path, {"train": 3, "test": 2})
     wide = Image.fromarray(np.full((6, 6), 40_000, np.uint16))
     wide.save(root / "train/dog/2.png")
-    for reading in (INLINE, Reading(workers=0, skip_unreadable=True)):
+    for reading in (INLINE, Reading(workers=0, lazy=True)):
         message = error(str(root), reading=reading)
         assert f"{root / 'train/dog/2.png'} has more than 8 bits per channel" in message
         assert "convert the images to 8 bits" in message
+    dataset = load(str(root), reading=Reading(workers=0, skip_unreadable=True))
+    assert dataset.left_out == 1
+    assert "left out: images of more than 8 bits a channel: 1 (train/dog/2.png)" in map(
+        str, dataset.notes
+    )
 
 
 def test_a_folder_whose_first_image_is_grey_is_in_colour(tmp_path):
@@ -255,8 +259,10 @@ def test_only_what_is_no_image_is_skipped(tmp_path):
 
 def test_an_image_too_large_to_be_decoded_safely_is_named(tmp_path, monkeypatch):
     root = write_folder(tmp_path, {"train": 4, "test": 2})
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert "cat/0.png: cannot be read as an image" in error(str(root), reading=INLINE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 35)
+    for message in (error(str(root), reading=INLINE), error(str(root), reading=READ_LAZILY)):
+        assert "12 of 12 images cannot be used" in message
+        assert "(first: train/cat/0.png: more than the 35 pixels that are decoded)" in message
 
 
 def test_images_may_lie_deeper_than_the_folder_of_their_class(tmp_path):

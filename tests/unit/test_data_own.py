@@ -132,7 +132,10 @@ def test_any_map_style_data_set_becomes_one():
     "item, message",
     [
         ((torch.zeros(1, 4, 4), 0), "take transforms off"),
-        ((np.zeros((5, 4), np.uint8), 0), r"shape \(1, 5, 4\), the first item \(1, 4, 4\)"),
+        (
+            (np.zeros((5, 4), np.uint8), 0),
+            "5x4 pixels, the first image has 4x4; resize all of them with --image-size",
+        ),
         ((np.zeros((4, 4), np.uint8), "cat"), "label 'cat', a text, but mine: train item 0 has 0"),
         ((np.zeros((4, 4), np.uint8), -1), "label -1"),
         ((Image.fromarray(np.zeros((4, 4), np.uint16)), 0), "more than 8 bits per channel"),

@@ -161,11 +161,11 @@ def with_bad(row: int, bad: bytes | None) -> list[bytes | None]:
     "encoded, labels, options, parts",
     [
         (with_bad(7, b"nonsense"), [0, 1] * 6, {}, ["row 7", "no image"]),
-        (with_bad(7, GOOD[7][:120]), [0, 1] * 6, {}, ["row 7", "cannot be decoded"]),
+        (with_bad(7, GOOD[7][:120]), [0, 1] * 6, {}, ["row 7: cannot be read", "is truncated"]),
         (with_bad(0, b""), [0, 1] * 6, {}, ["row 0", "no image"]),
         (with_bad(11, None), [0, 1] * 6, {}, ["row 11", "no image bytes"]),
         (with_bad(3, None), [0, 1] * 6, {"form": "binary"}, ["row 3", "no image bytes"]),
-        (with_bad(9, png(pixels(1, 9)[0])), [0, 1] * 6, {}, ["row 9 is 9x9", "8x8", "resize"]),
+        (with_bad(9, png(pixels(1, 9)[0])), [0, 1] * 6, {}, ["row 9: 9x9 pixels", "8x8", "resize"]),
         (
             with_bad(2, png(np.zeros((8, 8), np.uint16))), [0, 1] * 6, {},
             ["row 2", "more than 8 bits"],
@@ -207,7 +207,7 @@ def test_published_classes_stay_where_a_part_of_the_data_lacks_some(tmp_path):
 def test_rows_are_counted_within_their_own_file(tmp_path):
     write(tmp_path / "train.parquet", GOOD, [0, 1] * 6)
     write(tmp_path / "test.parquet", with_bad(4, b"x"), [0, 1] * 6)
-    assert f"{tmp_path / 'test.parquet'}: row 4 " in error(tmp_path)
+    assert f"{tmp_path / 'test.parquet'}: row 4: " in error(tmp_path)
 
 
 def test_a_class_without_examples_is_allowed_where_the_metadata_names_it(tmp_path):

@@ -71,7 +71,7 @@ DATASETS: dict[str, Loader] = {
 
 FILES = ("skip_unreadable",)
 """Settings of images that lie in files of their own, but for those that only change the speed."""
-IMAGES = ("image_size", *FILES)
+IMAGES = ("image_size", "image_fit", "background", *FILES)
 """Settings of images that are read from files."""
 COLUMNS = ("input_column", "label_column", "group_column")
 """Settings of tables."""

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from goldiprox.data.messages import first_line
-from goldiprox.data.modes import GREY_MODES, UNDECODABLE, refuse_wide
+from goldiprox.data.decode import (
+    EXPANDED,
+    Form,
+    Look,
+    Pixels,
+    UndecodableError,
+    decode,
+    look,
+    opened,
+    size_error,
+    size_flags,
+)
+from goldiprox.data.messages import printable
 from goldiprox.data.store import png_bytes
 from goldiprox.schema import DataError
 
-__all__ = ["Checked", "FileReader", "FileStore", "default_workers", "image_shape", "unreadable"]
+__all__ = ["Block", "Checked", "FileReader", "FileStore", "default_workers"]
 
 CHECKED_AT_ONCE = 256
-"""Images that a process decodes before it tells whether they can be read."""
+"""Images that a process looks at or decodes before it tells of them."""
+
+Result = TypeVar("Result")
+
+How = Literal["look", "decode", "keep"]
+"""How closely images are examined: by their headers, decoded, or decoded and kept."""
+
+KEPT_AT_ONCE = 1 << 23
+"""Bytes of pixels that a process decodes before it hands them over, at least one image."""
 
 Checked = Callable[[int, int], None]
 """Told how many images have been checked, and of how many."""
@@ -35,16 +54,27 @@ Checked = Callable[[int, int], None]
 AHEAD = 2
 """Pools read ahead at most: the next one is being read while this one is trained on."""
 
-Pixels = NDArray[np.uint8]
-
-
-class UndecodableError(DataError):
-    """A file is no image, or a damaged one."""
-
 
 def default_workers() -> int:
     """As many worker processes as there are cores for them, four at most."""
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """What became of a block of images.
+
+    Attributes:
+        flags_B: what is done to each, see :mod:`goldiprox.data.decode`.
+        problems: the errors of those that cannot be used, by row.
+        colour: whether one is in colour and the form is grey, so that another form is needed.
+        pixels: uint8, BCHW, where they were to be kept; black where there is a problem.
+    """
+
+    flags_B: Pixels
+    problems: dict[int, DataError]
+    colour: bool
+    pixels: Pixels | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,14 +84,12 @@ class FileReader:
     Attributes:
         root: the folder that the names are relative to.
         names: one a row.
-        shape: channels, height and width that every image has.
-        resize: whether images of other sizes are resized to it; else they are refused.
+        form: what every image is made into.
     """
 
     root: Path
     names: Sequence[str]
-    shape: tuple[int, int, int]
-    resize: bool
+    form: Form
 
     def read(self, rows: Sequence[int]) -> Pixels:
         """The images of these rows: uint8, BCHW.
@@ -70,65 +98,79 @@ class FileReader:
             UndecodableError: naming the file that is no image.
             DataError: naming the file of another size, or of more than 8 bits a channel.
         """
-        images = np.empty((len(rows), *self.shape), np.uint8)
+        images = np.empty((len(rows), *self.form.shape), np.uint8)
         for place, row in enumerate(rows):
             images[place] = self.one(row)
         return images
 
     def one(self, row: int) -> Pixels:
         """One image, CHW."""
-        path = self.root / self.names[row]
-        channels, height, width = self.shape
-        mode = "L" if channels == 1 else "RGB"
-        try:
-            with Image.open(path) as image:
-                refuse_wide(image, str(path))
-                if self.resize and image.size != (width, height):
-                    image.draft(mode, (width, height))  # a JPEG is decoded near the size wanted
-                    decoded = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+        pixels, _ = self._decoded(row)
+        if len(pixels) != self.form.channels:
+            raise DataError(f"{self.where(row)} is in colour now and was grey; start again")
+        return pixels
+
+    def look(self, row: int) -> Look:
+        """What an image is, by its header."""
+        with self._opened(row) as image:
+            return look(image, self.form.background, self.where(row))
+
+    def examine(self, rows: Sequence[int], how: How) -> Block:
+        """Look at images, or decode all that can be decoded.
+
+        Args:
+            rows: the images.
+            how: how closely.
+
+        Returns:
+            What became of them; it ends early at an image in colour where the form is grey.
+        """
+        shape = (len(rows), *self.form.shape)
+        pixels = np.zeros(shape, np.uint8) if how == "keep" else None
+        flags_B = np.zeros(len(rows), np.uint8)
+        problems: dict[int, DataError] = {}
+        for place, row in enumerate(rows):
+            try:
+                if how == "look":
+                    seen = self.look(row)
+                    flags_B[place], colour = self._foreseen(row, seen), seen.colour
                 else:
-                    decoded = image.convert(mode)
-        except UNDECODABLE as error:
-            raise UndecodableError(
-                f"{path}: cannot be read as an image ({first_line(error)}); replace it, or leave "
-                "such images out with --skip-unreadable"
-            ) from error
-        if decoded.size != (width, height):
-            raise DataError(
-                f"{path}: {decoded.height}x{decoded.width} pixels, the first image has "
-                f"{height}x{width}; resize all of them with --image-size"
-            )
-        pixels = np.asarray(decoded)
-        return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+                    image, flags_B[place] = self._decoded(row)
+                    colour = len(image) == 3
+            except DataError as error:
+                problems[row] = error
+                continue
+            if colour and self.form.channels == 1:
+                return Block(flags_B=flags_B, problems=problems, colour=True)
+            if pixels is not None:
+                pixels[place] = image
+        return Block(flags_B=flags_B, problems=problems, colour=False, pixels=pixels)
 
+    def _foreseen(self, row: int, seen: Look) -> int:
+        """The flags of decoding an image that was looked at."""
+        change = size_flags(seen.height, seen.width, self.form)
+        if change and self.form.fit is None:
+            raise size_error(self.where(row), seen.height, seen.width, self.form)
+        expanded = EXPANDED if self.form.channels == 3 and not seen.colour else 0
+        return seen.flags | change | expanded
 
-def image_shape(path: Path, size: int | None) -> tuple[int, int, int]:
-    """Channels, height and width of an image file, or of what it is resized to.
+    def where(self, row: int) -> str:
+        """What errors call an image."""
+        return printable(str(self.root / self.names[row]))
 
-    Raises:
-        DataError: if it cannot be read, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as image:
-            refuse_wide(image, str(path))
-            channels = 1 if image.mode in GREY_MODES else 3
-            width, height = image.size
-    except UNDECODABLE as error:
-        raise UndecodableError(
-            f"{path}: cannot be read as an image ({first_line(error)})"
-        ) from error
-    return (channels, height, width) if size is None else (channels, size, size)
+    def _decoded(self, row: int) -> tuple[Pixels, int]:
+        with self._opened(row) as image:
+            return decode(image, self.form, self.where(row))
 
-
-def unreadable(reader: FileReader, rows: Sequence[int]) -> list[int]:
-    """Which of these rows are no images, or damaged ones; what else is wrong is raised."""
-    found = []
-    for row in rows:
+    def _opened(self, row: int) -> Image.Image:
+        path = self.root / self.names[row]
         try:
-            reader.one(row)
-        except UndecodableError:
-            found.append(row)
-    return found
+            return opened(path, self.where(row))
+        except UndecodableError as error:
+            if path.exists():
+                raise
+            what = "a link to what is not there" if path.is_symlink() else "listed, but not there"
+            raise UndecodableError(f"{self.where(row)}: {what}; get the file") from error
 
 
 class FileStore:
@@ -161,7 +203,7 @@ class FileStore:
     @property
     def example_shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
-        return self.reader.shape
+        return self.reader.form.shape
 
     def fetch(self, rows_B: Tensor) -> Tensor:
         """Read the images of these rows, or wait for those that are being read ahead.
@@ -178,18 +220,12 @@ class FileStore:
         if not self.workers or not len(rows_B):
             return torch.from_numpy(self.reader.read(rows_B.tolist()))
         parts = self._ahead.pop(rows_B.numpy().tobytes(), None) or self._submit(rows_B)
-        images = torch.empty((len(rows_B), *self.reader.shape), dtype=torch.uint8)
+        images = torch.empty((len(rows_B), *self.reader.form.shape), dtype=torch.uint8)
         place = 0
-        try:
-            for part in parts:
-                pixels = part.result()
-                images[place : place + len(pixels)] = torch.from_numpy(pixels)
-                place += len(pixels)
-        except BrokenProcessPool as error:
-            raise DataError(
-                "the processes that read images died; a program of your own must start under "
-                'if __name__ == "__main__", or read with 0 workers'
-            ) from error
+        for part in parts:
+            pixels = _result(part)
+            images[place : place + len(pixels)] = torch.from_numpy(pixels)
+            place += len(pixels)
         return images
 
     def prefetch(self, rows_B: Tensor) -> None:
@@ -210,39 +246,42 @@ class FileStore:
         """One image as the bytes of a PNG file."""
         return png_bytes(torch.from_numpy(np.ascontiguousarray(self.reader.one(row))))
 
-    def read_all(self, left_out: Tensor | None = None) -> Tensor:
-        """Every image, in one uint8 tensor, NCHW; those left out are black."""
-        images = torch.zeros((len(self), *self.reader.shape), dtype=torch.uint8)
-        rows = torch.arange(len(self))
-        if left_out is not None:
-            rows = rows[~torch.isin(rows, left_out)]
-        blocks = rows.split(1024)
-        for number, block in enumerate(blocks):
-            if number + 1 < len(blocks):
-                self.prefetch(blocks[number + 1])
-            images[block] = self.fetch(block)
-        return images
+    def reform(self, form: Form) -> None:
+        """From now on make something else of every image; worker processes go on."""
+        self.reader = replace(self.reader, form=form)
+        self._ahead.clear()
 
-    def find_unreadable(self, checked: Checked | None = None) -> list[int]:
-        """The rows whose images cannot be read; decodes every image once.
+    def examine(self, how: How, checked: Checked | None = None) -> Iterator[tuple[slice, Block]]:
+        """Examine every image, a block at a time, in order.
 
         Args:
+            how: how closely.
             checked: told of the progress.
+
+        Yields:
+            The rows of a block, and what became of them.
         """
-        rows = range(len(self))
-        starts = range(0, len(self), CHECKED_AT_ONCE)
-        blocks = [list(rows[at : at + CHECKED_AT_ONCE]) for at in starts]
-        parts: Iterable[list[int]] = (unreadable(self.reader, block) for block in blocks)
-        if self.workers:
-            parts = self._processes().map(_find, blocks)
-        found: list[int] = []
-        done = 0
-        for block, part in zip(blocks, parts, strict=True):
-            found += part
-            done += len(block)
+        size = CHECKED_AT_ONCE
+        if how == "keep":
+            size = min(size, max(1, KEPT_AT_ONCE // math.prod(self.example_shape)))
+        slices = [slice(at, min(at + size, len(self))) for at in range(0, len(self), size)]
+        for rows, block in zip(slices, self._examined(slices, how), strict=True):
             if checked is not None:
-                checked(done, len(self))
-        return found
+                checked(rows.stop, len(self))
+            yield rows, block
+
+    def _examined(self, slices: Sequence[slice], how: How) -> Iterator[Block]:
+        if not self.workers:
+            for part in slices:
+                yield self.reader.examine(range(part.start, part.stop), how)
+            return
+        waiting: deque[Future[Block]] = deque()
+        for part in slices:
+            waiting.append(self._processes().submit(_examine, self.reader.form, part, how))
+            if len(waiting) > 2 * self.workers:  # enough to keep all busy; the rest is memory
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
 
     def close(self) -> None:
         """End the worker processes; they start again when needed."""
@@ -254,7 +293,8 @@ class FileStore:
     def _submit(self, rows_B: Tensor) -> list[Future[Pixels]]:
         pool = self._processes()
         size = -(-len(rows_B) // (2 * self.workers))  # two parts each, so that all end together
-        return [pool.submit(_read, part.tolist()) for part in rows_B.split(size)]
+        form = self.reader.form
+        return [pool.submit(_read, form, part.tolist()) for part in rows_B.split(size)]
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -279,11 +319,21 @@ def _start(reader: FileReader) -> None:
     _reader = reader
 
 
-def _read(rows: list[int]) -> Pixels:
+def _read(form: Form, rows: list[int]) -> Pixels:
     assert _reader is not None
-    return _reader.read(rows)
+    return replace(_reader, form=form).read(rows)
 
 
-def _find(rows: Sequence[int]) -> list[int]:
+def _examine(form: Form, part: slice, how: How) -> Block:
     assert _reader is not None
-    return unreadable(_reader, rows)
+    return replace(_reader, form=form).examine(range(part.start, part.stop), how)
+
+
+def _result(future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "the processes that read images died; a program of your own must start under "
+            'if __name__ == "__main__", or read with 0 workers'
+        ) from error

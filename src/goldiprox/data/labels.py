@@ -137,12 +137,18 @@ def in_class_order(names: Iterable[str]) -> list[str]:
         names: the classes' names, each once.
 
     Returns:
-        By value where all are whole numbers (2 before 10), else in alphabetical order.
+        By value where all are numbers, else in alphabetical order but for the numbers within them
+        (2 before 10, day2 before day10).
     """
     listed = sorted(names)
-    if all(re.fullmatch(r"[+-]?\d+", name) for name in listed):
-        listed.sort(key=int)
-    return listed
+    if all(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name) for name in listed):
+        return sorted(listed, key=decimal.Decimal)
+    return sorted(listed, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    runs = re.findall(r"([^0-9]*)([0-9]*)", name)
+    return [(text, int(number or -1)) for text, number in runs]
 
 
 def plain_value(value: Any) -> Any:

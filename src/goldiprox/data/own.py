@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Subset
 
+from goldiprox.data.gather import Gathered, as_source
 from goldiprox.data.labels import RawLabels, plain_value, read_labels
 from goldiprox.data.messages import first_line
-from goldiprox.data.modes import refuse_wide
 from goldiprox.data.notes import Note
 from goldiprox.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS
 from goldiprox.data.settings import Reading
@@ -24,6 +23,8 @@ from goldiprox.data.text_columns import as_text
 from goldiprox.schema import DataError
 
 __all__ = ["from_hub", "from_items"]
+
+PARTS = ("train", "test", "holdout")
 
 UNLABELLED = (-1, "")
 """What the hub's data sets hold, besides nulls, where an example has no label."""
@@ -43,13 +44,14 @@ def from_items(
     Args:
         name: what to call it.
         train: has a length and gives ``(input, label)`` by number, or a mapping with one input and
-            one label column. Inputs are PIL images, uint8 arrays HWC or HW, uint8 tensors CHW, or
-            texts; a transform that makes floats must be taken off.
+            one label column. Inputs are PIL images, encoded images, uint8 arrays HWC or HW, uint8
+            tensors CHW, or texts; a transform that makes floats must be taken off.
         test: likewise; None takes a fifth of every class for testing.
         holdout: likewise; None if it has no holdout set of its own.
         class_names: one a class; the data set's own if it has them (``classes`` or a feature's
             ``names``), else what :func:`goldiprox.data.labels.read_labels` makes of the labels.
-        reading: names the columns of mappings, and a group column if there is one.
+        reading: names the columns of mappings, and a group column if there is one; says how images
+            are resized.
 
     Returns:
         The data set; ids number the training items first, then the test items, then the holdout's.
@@ -58,27 +60,28 @@ def from_items(
         DataError: if an item has another form, or images differ in size; the item is named.
     """
     reading = reading or Reading()
-    inputs: list[Any] = []
+    train, test, holdout = (_undecoded(part, reading) for part in (train, test, holdout))
     labels: list[RawLabels] = []
     groups: list[Any] = []
-    counts = []
-    for what, part in (("train", train), ("test", test), ("holdout", holdout)):
-        counts.append(0 if part is None else len(part))
+    counts = [0 if part is None else len(part) for part in (train, test, holdout)]
+    places: list[str] = []
+    texts: list[str] = []
+    images = Gathered(sum(counts), reading, places.__getitem__)
+    for what, part, count in zip(PARTS, (train, test, holdout), counts, strict=True):
         values: list[Any] = []
-        for number in range(counts[-1]):
+        for number in range(count):
             where = f"{name}: {what} item {number}"
             value, label, group = _fields(part[number], where, reading)
             text = as_text(value)
-            inputs.append(_pixels(value, where) if text is None else text)
+            if places and (text is None) == bool(texts):
+                raise DataError(f"{where} is a {type(value).__name__}, unlike the first item")
+            places.append(where)
+            if text is None:
+                images.add(len(places) - 1, [as_source(value, where)])
+            else:
+                texts.append(text)
             values.append(label)
             groups.append(plain_value(group))
-            if type(inputs[-1]) is not type(inputs[0]):
-                raise DataError(f"{where} is a {type(value).__name__}, unlike the first item")
-            if isinstance(inputs[0], Tensor) and inputs[-1].shape != inputs[0].shape:
-                raise DataError(
-                    f"{where} has the shape {tuple(inputs[-1].shape)}, the first item "
-                    f"{tuple(inputs[0].shape)}; resize all images to one size"
-                )
         labels.append(RawLabels(values=values, where=name, unit=f"{what} item"))
     if not counts[0]:
         raise DataError(f"{name}: no training items")
@@ -89,14 +92,14 @@ def from_items(
         test_rows = stratified_test_rows(classes.labels_N[:first])
     return make_dataset(
         name,
-        TextStore(inputs) if isinstance(inputs[0], str) else torch.stack(inputs),
+        TextStore(texts) if texts else images.images(),
         classes.labels_N,
         test_rows,
         class_names=classes.class_names,
         source=type(train).__name__,
         holdout_rows=None if holdout is None else torch.arange(second, sum(counts)),
         groups=groups if reading.group_column else None,
-        notes=classes.notes,
+        notes=(*classes.notes, *images.notes()),
     )
 
 
@@ -135,23 +138,16 @@ def _fields(item: Any, where: str, reading: Reading) -> tuple[Any, Any, Any]:
     return item[0], item[1], None
 
 
-def _pixels(value: Any, where: str) -> Tensor:
-    """One image, CHW."""
-    if not isinstance(value, Tensor):
-        refuse_wide(value, where)
-        if getattr(value, "mode", "L") not in ("L", "RGB"):
-            value = value.convert("RGB")
-        array = np.array(value)
-        value = torch.from_numpy(array) if array.dtype != object else None
-        if value is not None and value.ndim in (2, 3):
-            value = value[None] if value.ndim == 2 else value.permute(2, 0, 1)
-    if value is None or value.dtype != torch.uint8 or value.ndim != 3:
-        raise DataError(
-            f"{where} is no image of uint8 and no text (take transforms off: the library converts "
-            "and normalises)"
-        )
-    found: Tensor = value
-    return found
+def _undecoded(data: Any, reading: Reading) -> Any:
+    """A data set of the hub's library with its images as they are stored, for our own decoder."""
+    features = getattr(data, "features", None)
+    if not isinstance(features, Mapping) or not hasattr(data, "cast_column"):
+        return data
+    for column in [reading.input_column] if reading.input_column else IMAGE_COLUMNS:
+        feature: Any = features.get(column)
+        if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
+            return data.cast_column(column, type(feature)(decode=False))
+    return data
 
 
 def from_hub(name: str, reading: Reading) -> Dataset:

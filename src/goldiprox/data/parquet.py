@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
+import bisect
+import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from goldiprox.data.gather import Gathered
 from goldiprox.data.labels import Labels, RawLabels, read_labels
 from goldiprox.data.messages import first_line
-from goldiprox.data.modes import GREY_MODES, LOOKED_AT, UNDECODABLE, refuse_wide
+from goldiprox.data.notes import Note
 from goldiprox.data.settings import Reading
 from goldiprox.data.text_columns import as_text, is_bytes, is_text, text_column
 from goldiprox.schema import DataError
@@ -44,7 +42,6 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 SUBFOLDERS = ("", "plain_text", "data", "default")
 """Where the hub's data sets and its converted copies put their files."""
 BATCH_BYTES = 1 << 20
-THREADED_PIXELS = 96 * 96
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,14 +49,16 @@ class ParquetImages:
     """What was read: the training files' rows first, then the test files' rows.
 
     Attributes:
-        images_NCHW: uint8; 1 channel if the first images are greyscale, else 3.
+        images_NCHW: uint8; 1 channel if all images are greyscale, else 3.
         labels: of all rows.
         train_count: how many rows came from the training files.
+        notes: what was done to the images.
     """
 
     images_NCHW: Tensor
     labels: Labels
     train_count: int
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,6 +130,9 @@ def holds_texts(path: Path, reading: Reading) -> bool:
     for name in _named(reading.input_column, (*IMAGE_COLUMNS, *TEXT_COLUMNS)):
         if name in file.schema_arrow.names:
             kind = file.schema_arrow.field(name).type
+            if name in IMAGE_COLUMNS and reading.input_column is None and is_text(kind):
+                # Paths or the like beside texts; alone they are named as what they are.
+                return any(text in file.schema_arrow.names for text in TEXT_COLUMNS)
             if name in IMAGE_COLUMNS or not is_bytes(kind):
                 return is_text(kind)
             return name in TEXT_COLUMNS or _begins_with_text(path, file, name)
@@ -231,7 +233,7 @@ def read_images(
     Args:
         train: Parquet files of the training set, at least one.
         test: Parquet files of the test set.
-        reading: names columns, where the user does.
+        reading: names columns, where the user does, and says how images are resized.
         class_names: of the classes, where they do not come from the files.
 
     Returns:
@@ -249,37 +251,25 @@ def read_images(
     if not sum(counts):
         raise DataError(f"{paths[0]}: no rows")
     labels = _read_labels(files, len(train), reading, class_names)
-    images: NDArray[np.uint8] | None = None
-    start = 0
-    workers = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    starts = [0, *itertools.accumulate(counts)]
+
+    def where(row: int) -> str:
+        number = bisect.bisect_right(starts, row) - 1
+        return f"{paths[number]}: row {row - starts[number]}"
+
+    images = Gathered(sum(counts), reading, where)
+    row = 0
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for path, file in files:
             column = _column(path, file, _named(reading.input_column, IMAGE_COLUMNS), "image")
-            row = 0
             for encoded in _encoded_batches(path, file, column):
-                if images is None:
-                    mode = _mode(path, encoded)
-                    first = _decode(path, 0, encoded[0], mode)
-                    height, width, channels = first.shape
-                    images = np.empty((sum(counts), channels, height, width), np.uint8)
-                # Pillow parses headers under Python's lock: small images lose by threads.
-                parts = workers if images[0, 0].size >= THREADED_PIXELS else 1
-                stride = -(-len(encoded) // parts)
-                jobs = [
-                    pool.submit(
-                        _decode_into, images, start + row, path, row, encoded, at, at + stride
-                    )
-                    for at in range(0, len(encoded), stride)
-                ]
-                for job in jobs:
-                    job.result()
+                images.add(row, _present(encoded, row, where), pool)
                 row += len(encoded)
-            start += row
-    assert images is not None
     return ParquetImages(
-        images_NCHW=torch.from_numpy(images),
+        images_NCHW=images.images(),
         labels=labels,
         train_count=sum(counts[: len(train)]),
+        notes=images.notes(),
     )
 
 
@@ -372,55 +362,10 @@ def _encoded_batches(path: Path, file: Any, column: str) -> Any:
         raise DataError(f"{path}: damaged ({first_line(error)}); get the file again") from error
 
 
-def _mode(path: Path, encoded: Sequence[bytes | None]) -> str:
-    """The mode of the whole data set, from its first images."""
-    for row, one in enumerate(encoded[:LOOKED_AT]):
-        with _image(path, row, one) as image:
-            if image.mode not in GREY_MODES:
-                return "RGB"
-    return "L"
-
-
-def _image(path: Path, row: int, encoded: bytes | None) -> Image.Image:
-    if encoded is None:
-        raise DataError(
-            f"{path}: row {row} has no image bytes; embed the images in the Parquet file"
-        )
-    try:
-        return Image.open(io.BytesIO(encoded))
-    except UNDECODABLE as error:
-        raise DataError(f"{path}: row {row} is no image that can be decoded") from error
-
-
-def _decode(path: Path, row: int, encoded: bytes | None, mode: str) -> NDArray[np.uint8]:
-    """One image, height x width x channels."""
-    with _image(path, row, encoded) as image:
-        refuse_wide(image, f"{path}: row {row}")
-        try:
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-        except UNDECODABLE as error:
-            raise DataError(
-                f"{path}: row {row}: the image cannot be decoded ({first_line(error)})"
-            ) from error
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
-
-
-def _decode_into(
-    images: NDArray[np.uint8],
-    start: int,
-    path: Path,
-    first_row: int,
-    encoded: Sequence[bytes | None],
-    low: int,
-    high: int,
-) -> None:
-    _, channels, height, width = images.shape
-    mode = "L" if channels == 1 else "RGB"
-    for at in range(low, min(high, len(encoded))):
-        pixels = _decode(path, first_row + at, encoded[at], mode)
-        if pixels.shape[:2] != (height, width):
-            raise DataError(
-                f"{path}: row {first_row + at} is {pixels.shape[0]}x{pixels.shape[1]} pixels, the "
-                f"first image {height}x{width}; resize all images to one size"
-            )
-        images[start + at] = pixels.transpose(2, 0, 1)
+def _present(
+    encoded: Sequence[bytes | None], start: int, where: Callable[[int], str]
+) -> Sequence[bytes]:
+    for row, one in enumerate(encoded, start):
+        if one is None:
+            raise DataError(f"{where(row)} has no image bytes; embed the images in the file")
+    return encoded  # type: ignore[return-value]

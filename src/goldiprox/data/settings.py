@@ -40,11 +40,19 @@ class Reading:
     """Column that holds a group of each example, kept beside it for audits."""
 
     image_size: int | None = None
-    """Resize the images of a folder to squares of this many pixels; needed where they differ."""
+    """Resize images to squares of this many pixels; needed where they differ."""
+
+    image_fit: Literal["crop", "pad", "squash"] = "crop"
+    """How images that are no squares are resized: crop keeps the middle, pad keeps everything
+    between bars in the colour of --background, squash changes the aspect ratio."""
+
+    background: str = "white"
+    """Colour behind images with transparent parts: a name or #rrggbb."""
 
     skip_unreadable: bool = False
-    """Leave out images of a folder that cannot be read instead of stopping at the first; reads
-    every image once before training. How many were left out is recorded."""
+    """Leave out images of a folder that cannot be read (damaged, broken links, more than 8 bits a
+    channel) instead of stopping; reads every image once before training. How many were left out is
+    said and recorded."""
 
     workers: int | None = None
     """Processes that read images of a folder; 0 reads in the training process. By default one a
@@ -57,6 +65,16 @@ class Reading:
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"--image-size is {self.image_size}; it must be at least 1")
+        if self.background != "white":
+            from PIL import ImageColor  # here: settings are read by commands that need no images
+
+            try:
+                ImageColor.getrgb(self.background)
+            except ValueError as error:
+                raise ConfigError(
+                    f"--background {self.background} is no colour: give a name such as white, or "
+                    "#rrggbb"
+                ) from error
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers is {self.workers}; it must not be negative")
 

@@ -141,10 +141,13 @@ def from_parquet(
         test_rows = torch.arange(found.train_count, total)
     else:
         test_rows = stratified_test_rows(labels.labels_N)
+    notes = labels.notes
+    if isinstance(found, ParquetImages):
+        notes += found.notes
     inputs = found.images_NCHW if isinstance(found, ParquetImages) else TextStore(found.texts)
     return make_dataset(
         name, inputs, labels.labels_N, test_rows,
-        class_names=labels.class_names, source=str(path), groups=groups, notes=labels.notes,
+        class_names=labels.class_names, source=str(path), groups=groups, notes=notes,
     )  # fmt: skip
 
 

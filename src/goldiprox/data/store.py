@@ -33,6 +33,7 @@ __all__ = [
     "TextStore",
     "fingerprint",
     "make_dataset",
+    "measure_some",
     "png_bytes",
     "png_of_lines",
 ]
@@ -441,6 +442,11 @@ def _measure(store: Store, train_rows: Tensor) -> Preprocess:
         return TextPreprocessor()
     if isinstance(store, ImageStore):
         return ImagePreprocessor.measure(store.images_NCHW, train_rows)
+    return measure_some(store, train_rows)
+
+
+def measure_some(store: Store, train_rows: Tensor) -> ImagePreprocessor:
+    """Means of evenly spread training images, the same whether these are in memory or not."""
     count = min(MEASURED, len(train_rows))
     some = train_rows[torch.linspace(0, len(train_rows) - 1, count).long()]
     images = store.fetch(some)
@@ -468,7 +474,8 @@ def _parts(
     if not sizes[TRAIN] or not sizes[TEST]:
         raise DataError(
             f"{source}: {sizes[TRAIN]} training and {sizes[TEST]} test examples; "
-            "neither may be empty"
+            "neither may be empty; without a test part a fifth of each class is the test set: "
+            "give at least 3 examples of a class"
         )
     if holdout_rows is not None and not sizes[HOLDOUT]:
         raise DataError(f"{source}: its holdout set is empty")
