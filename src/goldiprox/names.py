@@ -1,29 +1,74 @@
-"""Things of the user's own by name: ``package.module:name``, also from a module beside the user."""
+"""Names: the user's own ``package.module:name`` may be imported, a name from a file never.
+
+The difference is one of type. Every string that a guarded reader takes from a file is a
+:class:`FromFile`; what the user gives on the command line or as an argument is a plain ``str``.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from goldiprox.schema import ConfigError
 
-__all__ = ["import_named"]
+__all__ = ["FromFile", "from_file", "import_named", "require_own"]
+
+
+class FromFile(str):
+    """A text that a file holds: to be shown, compared and looked up, and never to be obeyed."""
+
+    __slots__ = ()
+
+
+_IMPORTED: dict[str, object] = {}
+"""What the user has named in this process: files may name that again."""
+
+
+def from_file(value: Any) -> Any:
+    """A JSON value with every text in it marked; keys stay as they are."""
+    if isinstance(value, str):
+        return FromFile(value)
+    if isinstance(value, list):
+        return [from_file(item) for item in value]
+    if isinstance(value, dict):
+        return {key: from_file(item) for key, item in value.items()}
+    return value
+
+
+def require_own(name: str, what: str) -> None:
+    """Refuse a name that comes from a file, unless the user has named the same in this process.
+
+    Args:
+        name: anything that would be imported, downloaded or opened by it.
+        what: ``model``, ``method``, for the message.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if isinstance(name, FromFile) and str(name) not in _IMPORTED:
+        raise ConfigError(
+            f'a file names the {what} "{name}", and what a file names is never imported or '
+            f"downloaded; if you trust it, name the {what} yourself on the command line"
+        )
 
 
 def import_named(name: str, what: str) -> object:
-    """Import ``package.module:attribute``.
+    """Import ``package.module:attribute``, also from a module beside the user.
 
     Args:
-        name: where it is.
+        name: where it is, as the user has given it.
         what: what is looked for, for the message: ``model``, ``method``.
 
     Returns:
         The attribute.
 
     Raises:
-        ConfigError: if the module cannot be imported or has no such attribute.
+        ConfigError: if the name comes from a file, the module cannot be imported, or it has no such
+            attribute.
     """
+    require_own(name, what)
     module_name, _, attribute = name.partition(":")
     # A module beside the user, as `python -m` would find it.
     here = str(Path.cwd())
@@ -35,4 +80,5 @@ def import_named(name: str, what: str) -> object:
         raise ConfigError(f'cannot import {what} "{name}": {error}') from error
     except AttributeError as error:
         raise ConfigError(f'{what} "{name}": module {module_name} has no {attribute}') from error
+    _IMPORTED[str(name)] = found
     return found

@@ -395,10 +395,11 @@ def test_matthews_correlation_is_summarised_where_it_was_recorded(write_run):
     (entry,) = summarise([folder], SETTINGS)["methods"]
     assert entry["final_matthews"] is None
     assert "matthews" not in entry["curve"][0]
-    rows = read_json(folder.path / "evaluations.json")
+    rows = read_json(folder.path / "evaluations.json", list)
     for row, value in zip(rows, [0.1, 0.6, 0.5], strict=True):
         row["matthews"] = value
     write_json(folder.path / "evaluations.json", rows)
+    folder._list_files({})
     entry = summarise([folder], SETTINGS)["methods"][0]
     assert entry["final_matthews"] == {"mean": 0.5, "std": None, "values": [0.5]}
     assert entry["best_matthews"]["mean"] == 0.6

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -178,7 +179,7 @@ def test_steps_that_were_not_recorded_are_noticed_on_resuming(record, make_task,
         record(task, "broken.parquet", hook=Dying, every=2)
     parts = sorted((tmp_path / "broken-parquet").iterdir())
     parts[0].unlink()
-    with pytest.raises(SequenceError, match="of 4 steps done, those from 0 on were not recorded"):
+    with pytest.raises(SequenceError, match="no part with step 0, and 4 steps were done"):
         record(task, "broken.parquet")
 
 
@@ -286,7 +287,7 @@ def test_the_sequence_decides_what_it_recorded(record, make_task):
 
 
 def test_missing_parts_are_refused_when_joined(tmp_path):
-    with pytest.raises(SequenceError, match=r"0 steps for .*, not the 9"):
+    with pytest.raises(SequenceError, match="no part with step 0, and 9 steps were done"):
         write_recorded(tmp_path / "none", tmp_path / "s", {"steps": 9, "batch": 8})
     assert not (tmp_path / "s").exists()
 
@@ -296,17 +297,17 @@ def test_parts_whose_removal_is_cut_short_are_not_joined_again(record, make_task
     whole, _ = record(task, "whole.parquet")
     monkeypatch.setattr(module, "SETTLE_EVERY", 1)
     monkeypatch.setattr(module, "GROUP_PICKS", BATCH)  # a part for each step
-    removed, rmtree = [], module.shutil.rmtree
+    removed, rmtree = [], shutil.rmtree
 
     def dying(folder, ignore_errors=False):
         if "broken-parquet" not in folder.name:  # the run's own parts
-            rmtree(folder)
+            rmtree(folder, ignore_errors=ignore_errors)
         elif not ignore_errors:
             removed.extend(sorted(folder.iterdir()))
             removed[0].unlink()
             raise Stop
 
-    monkeypatch.setattr(module.shutil, "rmtree", dying)
+    monkeypatch.setattr(shutil, "rmtree", dying)
     with pytest.raises(Stop):
         record(task, "broken.parquet")
     assert len(removed) > 2

@@ -270,7 +270,10 @@ def test_what_is_no_whole_parquet_file_is_refused(how, write):
     else:
         path.unlink()
         path.mkdir()
-    with pytest.raises(SequenceError, match=r"s\.parquet is damaged, cut off or not Parquet"):
+    with pytest.raises(
+        SequenceError,
+        match=r"s\.parquet (is damaged, cut off or not Parquet|cannot be read: it is a folder)",
+    ):
         BatchSequence.open(path)
 
 
@@ -328,7 +331,7 @@ def test_other_columns_or_another_format_are_refused(tmp_path):
         BatchSequence.open(tmp_path / "s")
     note = {b"goldiprox": json.dumps({**GOOD, "format": 9})}
     pq.write_table(table.replace_schema_metadata(note), tmp_path / "s")
-    with pytest.raises(SequenceError, match="has format 9, this version reads 1"):
+    with pytest.raises(SequenceError, match="has format 9, this version reads 2"):
         BatchSequence.open(tmp_path / "s")
     note = {b"goldiprox": json.dumps({**GOOD, "parts": [{"rows": 3, "provenance": {}}]})}
     pq.write_table(table.replace_schema_metadata(note), tmp_path / "s")

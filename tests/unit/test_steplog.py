@@ -144,8 +144,8 @@ def test_cutting_drops_what_is_run_again(tmp_path):
         if step in (1, 3, 5):
             log.write_part()
     log_of(tmp_path).cut(4)
-    names = sorted(p.name for p in (tmp_path / "steps").iterdir())
-    assert names == ["000000000000-000000000001.parquet", "000000000002-000000000003.parquet"]
+    names = sorted(p.name[:25] for p in (tmp_path / "steps").iterdir())
+    assert names == ["000000000000-000000000001", "000000000002-000000000003"]
     log_of(tmp_path).cut(0)
     assert list((tmp_path / "steps").iterdir()) == []
 
@@ -185,14 +185,14 @@ def test_without_a_folder_losses_are_still_checked_and_nothing_is_written(tmp_pa
 
 
 def test_an_absent_or_damaged_log_is_said_to_be(tmp_path):
-    with pytest.raises(CheckpointError, match=r"steps\.parquet is absent or damaged; delete"):
+    with pytest.raises(CheckpointError, match=r"steps\.parquet is absent; delete"):
         read_steps(tmp_path)
     log = log_of(tmp_path)
     log.add(record(0))
     log.merge()
     path = tmp_path / "steps.parquet"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(CheckpointError, match="absent or damaged"):
+    with pytest.raises(CheckpointError, match="is damaged"):
         read_steps(tmp_path)
 
 

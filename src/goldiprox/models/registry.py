@@ -16,7 +16,7 @@ from goldiprox.models.text import (
 )
 from goldiprox.models.vision import VISION_MODELS, Factory, Shape
 from goldiprox.models.zoo import ZOO_MODELS
-from goldiprox.names import import_named
+from goldiprox.names import import_named, require_own
 from goldiprox.schema import ConfigError
 
 __all__ = ["build_model", "factory_name", "model_factory", "parameter_count", "tokenizer_for"]
@@ -51,6 +51,7 @@ def model_factory(name: str, *, text: bool = False) -> Factory:
             raise ConfigError(f'model "{name}" is not callable; name a function or a class')
         return found
     if text:
+        require_own(name, "model")
         return pretrained_classifier(name)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f' (did you mean "{close[0]}"?)' if close else ""
@@ -76,9 +77,11 @@ def tokenizer_for(
         ConfigError: if it cannot be found, or takes no texts as long as that.
     """
     if tokenizer is not None:
+        require_own(tokenizer, "tokenizer")
         return PretrainedTokenizer(tokenizer, max_length)
     if model is None or model in TEXT_MODELS or ":" in model:
         return WordTokenizer(texts(), max_length)
+    require_own(model, "model")
     return PretrainedTokenizer(model, max_length)
 
 

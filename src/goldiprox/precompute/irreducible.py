@@ -408,7 +408,7 @@ def _trained_before(
     factory: Factory | None,
 ) -> Trained:
     """A model that an interrupted job had finished, so that several need not start over."""
-    folder.open(manifest)  # refuses another model's folder
+    folder.use_again(manifest)
     loop = Loop(config, task, factory=factory)
     loop.model.load_state_dict(folder.load_weights("model"))
     return Trained(

@@ -1,70 +1,164 @@
-"""Files that appear whole or not at all: written beside, flushed, then renamed."""
+"""Files that appear whole or not at all: written beside, flushed, then renamed.
+
+Beside means under a name that nobody can guess, made anew and never followed if it is a link; the
+writer holds a lock on it, so that what a killed process left behind is told from what another one
+is writing, and swept. JSON files of ours carry a digest of their content.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from goldiprox.guarded.errors import write_remedy
+from goldiprox.guarded.json_files import Shape, canonical_digest, misfit, read_json_file
+from goldiprox.records.owner import holds, require_still_ours
 from goldiprox.schema import CheckpointError, GoldiproxError
 
-__all__ = ["read_json", "sha256_of", "whole_file", "write_json"]
+__all__ = ["json_bytes", "read_json", "sha256_of", "sweep", "whole_file", "write_json"]
+
+SEAL = "goldiprox"
+"""Key of a JSON object of ours that holds its format and digest; seen by nobody who reads it."""
+
+FORMAT = 2
+
+_LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it into place when the block succeeds.
+    """Yield a temporary path; what was written there becomes ``path`` when the block succeeds.
 
     Raises:
         GoldiproxError: if the disk is full or the folder cannot be written; the old file, if any,
             is untouched.
+        CheckpointError: if the folder that this process writes to was deleted or replaced.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    require_still_ours(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    handle = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        if not holds(path):  # what is held was swept when it was taken
+            sweep(path.parent, path.name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(temporary, flags, 0o666)
+        with suppress(OSError):  # a file system without locks: then nothing is swept there
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield _opened(handle, temporary)
+        os.fsync(handle)
+        require_still_ours(path)
         temporary.replace(path)
     except OSError as error:
         raise GoldiproxError(
             f"cannot write {path}: {error.strerror or error}; nothing written before is lost. "
-            "Free some space or choose another --out"
+            f"{write_remedy(error)}"
         ) from error
     finally:
         # Suppressed: where the folder could not even be made, this would hide the error above.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left of unfinished writes in a folder.
+
+    Args:
+        folder: where to look.
+        name: of the file that was being written; any unless given.
+    """
+    start = "." if name is None else f".{name}."
+    with suppress(OSError):
+        left = [
+            entry.path
+            for entry in os.scandir(folder)
+            if entry.name.startswith(start) and _LEFT_OVER.fullmatch(entry.name)
+        ]
+        for path in left:
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is dead
+                    Path(path).unlink()
+                finally:
+                    os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all. NaN is refused: JSON has none."""
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    """Write a JSON file, whole or not at all; an object gets a seal with its digest.
+
+    NaN is refused: JSON has none.
+    """
+    raw = json_bytes(value)
     with whole_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(raw)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def json_bytes(value: Any) -> bytes:
+    """What :func:`write_json` writes."""
+    if isinstance(value, dict):
+        value = {SEAL: {"format": FORMAT, "sha256": canonical_digest(value)}, **value}
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a file's name that is not UTF-8, on the command line
+        return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path, shape: Shape = dict) -> Any:
+    """Read a JSON file of ours, and compare it with the digest in its seal.
+
+    A file without a seal was written by version 0.1.0, or holds a list: it is read unverified.
+
+    Args:
+        path: the file.
+        shape: what it must look like, see :data:`goldiprox.guarded.json_files.Shape`.
 
     Raises:
-        CheckpointError: if it is absent or damaged.
+        CheckpointError: if it is absent, damaged, or of another shape.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is absent; is this a goldiprox output folder?") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}); delete its folder to start that run over"
-        ) from error
+    remedy = "delete its folder to start that run over"
+    value = read_json_file(
+        path,
+        remedy=remedy,
+        absent=f"{path} is absent; is this a goldiprox output folder?",
+    )
+    if isinstance(value, dict) and SEAL in value:
+        seal = value.pop(SEAL)
+        if misfit(seal, {"format": int, "sha256": str}) or seal["sha256"] != canonical_digest(
+            value
+        ):
+            raise CheckpointError(
+                f"{path} is damaged (its content is not what was written: its digest does not "
+                f"match); {remedy}"
+            )
+        if seal["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {seal['format']}, this version reads {FORMAT}; read it with "
+                "the version that wrote it"
+            )
+    if wrong := misfit(value, shape):
+        raise CheckpointError(f"{path} is damaged ({wrong}); {remedy}")
+    return value
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _opened(handle: int, temporary: Path) -> Path:
+    """A path of the file that was just made: by its handle, whatever its name means by now."""
+    by_handle = Path(f"/proc/self/fd/{handle}")
+    return by_handle if by_handle.exists() else temporary

@@ -2,13 +2,13 @@
 
 An Arrow IPC file, uncompressed, whose row number is the id: the operating system maps it into
 memory and fetches the pages that are looked at; every process of a machine shares them. A table of
-10^8 rows opens as fast as one of ten.
+10^8 rows opens as fast as one of ten: the digests in it are of blocks, and a block is compared with
+its own when it is first looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,24 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from goldiprox.guarded.errors import reading, require_file
+from goldiprox.guarded.json_files import misfit
+from goldiprox.guarded.parquet import note_of
 from goldiprox.records.files import whole_file
-from goldiprox.records.tables import METADATA_KEY, Lookup, ScoreTable, Table
+from goldiprox.records.sealed import METADATA_KEY, note_is_whole, sealed_note
+from goldiprox.records.tables import PROVENANCE, Lookup, ScoreTable, Table
 from goldiprox.schema import TableError, id_list
 
 __all__ = ["MappedTable", "open_table", "write_mapped"]
 
 KIND = "mapped-table"
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+"""Formats that are read. The first, of version 0.1.0, has no digests of blocks."""
+
+BLOCK = 1 << 18
+"""Values in a block, a megabyte: few digests, and a block is read in a millisecond."""
+
 MAGIC = b"ARROW1"
 
 Floats = npt.NDArray[np.float32]
@@ -42,8 +52,9 @@ class MappedTable(Table):
             views of the mapped file.
         rows: how many ids have a value.
         provenance: data fingerprint, label digest, configuration, weights digest, seeds, costs.
-        digests: SHA-256 of each column's bytes, as written.
+        digests: by column; of format 2, those of its blocks, one after the other.
         path: the file.
+        verified: whether blocks are compared with their digests.
     """
 
     values: Mapping[str, Floats]
@@ -51,6 +62,15 @@ class MappedTable(Table):
     provenance: Mapping[str, Any]
     digests: Mapping[str, str]
     path: Path | None
+    verified: bool = True
+
+    def __post_init__(self) -> None:
+        # By column, which blocks were compared already.
+        object.__setattr__(
+            self,
+            "_seen",
+            {name: np.zeros(_blocks(v.size), bool) for name, v in self.values.items()},
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process maps the file for itself; nothing of it is copied."""
@@ -67,36 +87,34 @@ class MappedTable(Table):
             TableError: if the file is absent, cut off, or not a mapped table.
         """
         path = Path(path)
-        try:
+        what = f"score table {path}"
+        remedy = "make it again from its Parquet form with: goldiprox table convert"
+        with reading(what, error=TableError, remedy=remedy, damaged="is cut off or damaged"):
+            require_file(path)
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_file(source)
                 schema = reader.schema
                 batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
-        except FileNotFoundError as error:
-            raise TableError(f"score table {path} does not exist") from error
-        except (pa.ArrowException, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise TableError(
-                f"score table {path} is cut off or damaged: {first}; make it again from its "
-                "Parquet form with: goldiprox table convert"
-            ) from error
-        header = _header(schema)
-        if header is None or batch is None:
-            raise TableError(
-                f"{path} is Arrow but not a mapped score table; make one with: goldiprox table "
-                "convert"
-            )
-        if header["format"] != FORMAT:
-            raise TableError(
-                f"score table {path} has format {header['format']}, this version reads {FORMAT}; "
-                "make it again"
-            )
+            header = note_of(schema, METADATA_KEY)
+            if not _is_header(header, schema) or batch is None:
+                raise TableError(
+                    f"{path} is Arrow but not a mapped score table; make one with: goldiprox table "
+                    "convert"
+                )
+            if header["format"] not in READ:
+                raise TableError(
+                    f"score table {path} has format {header['format']}, this version reads "
+                    f"{FORMAT}; make it again"
+                )
+            _require_whole(header, batch)
+            values = {name: batch.column(name).to_numpy() for name in schema.names}
         return MappedTable(
-            values={name: batch.column(name).to_numpy() for name in schema.names},
+            values=values,
             rows=header["rows"],
             provenance=header["provenance"],
             digests=header["digests"],
             path=path,
+            verified=header["format"] == FORMAT,
         )
 
     def __len__(self) -> int:
@@ -137,6 +155,7 @@ class MappedTable(Table):
                 return torch.empty(ids.shape, device=ids_B.device)
             if not held.size:
                 return torch.full(ids.shape, torch.nan, device=ids_B.device)
+            self._require_blocks(column, ids)
             found = held.take(ids, mode="clip")
             if ids.min() < 0 or ids.max() >= held.size:
                 found[(ids < 0) | (ids >= held.size)] = np.nan
@@ -153,11 +172,37 @@ class MappedTable(Table):
             TableError: naming the first column whose bytes are not the written ones.
         """
         for name, values in self.values.items():
-            if _digest(values) != self.digests.get(name):
-                raise TableError(
-                    f"{self._name} is damaged: the bytes of {name} are not the ones written; make "
-                    "it again from its Parquet form with: goldiprox table convert"
+            if self.verified:
+                self._compare(name, np.arange(_blocks(values.size)))
+            elif hashlib.sha256(values.data.cast("B")).hexdigest() != self.digests.get(name):
+                raise self._damaged(name)
+
+    def _require_blocks(self, column: str, ids: npt.NDArray[np.int64]) -> None:
+        """Compare the blocks that some ids lie in, those that were not looked at before."""
+        if not self.verified:
+            return
+        seen: npt.NDArray[np.bool_] = self._seen[column]  # type: ignore[attr-defined]
+        blocks = (ids // BLOCK).clip(0, len(seen) - 1)
+        if not seen[blocks].all():
+            self._compare(column, np.unique(blocks[~seen[blocks]]))
+
+    def _compare(self, column: str, blocks: npt.NDArray[np.int64]) -> None:
+        seen: npt.NDArray[np.bool_] = self._seen[column]  # type: ignore[attr-defined]
+        values, known = self.values[column], self.digests[column]
+        for block in blocks.tolist():
+            found = _digest(values[block * BLOCK : (block + 1) * BLOCK])
+            if found != known[block * DIGITS : (block + 1) * DIGITS]:
+                raise self._damaged(
+                    f"{column} for the ids {block * BLOCK} to "
+                    f"{min((block + 1) * BLOCK, values.size) - 1}"
                 )
+        seen[blocks] = True
+
+    def _damaged(self, what: str) -> TableError:
+        return TableError(
+            f"{self._name} is damaged: the bytes of {what} are not the ones written; make "
+            "it again from its Parquet form with: goldiprox table convert"
+        )
 
     def in_memory(self) -> ScoreTable:
         """The same table as rows, read whole: to be written as Parquet."""
@@ -194,12 +239,12 @@ def write_mapped(table: ScoreTable, path: Path | str) -> None:
         "kind": KIND,
         "format": FORMAT,
         "rows": len(table),
-        "digests": {name: _digest(values) for name, values in dense.items()},
+        "digests": {name: _digests(values) for name, values in dense.items()},
         "provenance": dict(table.provenance),
     }
     schema = pa.schema(
         [pa.field(name, pa.float32(), nullable=False) for name in dense],
-        metadata={METADATA_KEY: json.dumps(header)},
+        metadata={METADATA_KEY: sealed_note(header)},
     )
     batch = pa.record_batch([pa.array(values) for values in dense.values()], schema=schema)
     with (
@@ -234,17 +279,42 @@ def _dense(ids_N: npt.NDArray[np.int64], values_N: Floats, size: int) -> Floats:
     return dense
 
 
+DIGITS = 32
+"""Hexadecimal digits of a block's digest: 128 bits of its SHA-256."""
+
+
 def _digest(values: Floats) -> str:
-    return hashlib.sha256(values.data.cast("B")).hexdigest()
+    return hashlib.sha256(values.data.cast("B")).hexdigest()[:DIGITS]
 
 
-def _header(schema: pa.Schema) -> dict[str, Any] | None:
-    """The note that a mapped table carries; None where the file is something else."""
-    try:
-        header = json.loads((schema.metadata or {})[METADATA_KEY])
-    except (KeyError, ValueError):
-        return None
-    if not isinstance(header, dict) or header.get("kind") != KIND:
-        return None
-    whole = {"format", "rows", "digests", "provenance"} <= header.keys()
-    return header if whole and all(t == pa.float32() for t in schema.types) else None
+def _digests(values: Floats) -> str:
+    blocks = (values[block * BLOCK : (block + 1) * BLOCK] for block in range(_blocks(values.size)))
+    return "".join(_digest(block) for block in blocks)
+
+
+def _blocks(size: int) -> int:
+    return -(-size // BLOCK)
+
+
+def _is_header(header: Any, schema: pa.Schema) -> bool:
+    """Whether a note is that of a mapped table."""
+    shape = {"kind": str, "format": None, "rows": int, "digests": {str: str},
+             "provenance": PROVENANCE}  # fmt: skip
+    if misfit(header, shape) or header["kind"] != KIND:
+        return False
+    names = set(schema.names)
+    return len(names) == len(schema) and all(t == pa.float32() for t in schema.types)
+
+
+def _require_whole(header: dict[str, Any], batch: pa.RecordBatch) -> None:
+    """Raise ValueError where note and columns do not go together."""
+    if not 0 <= header["rows"] <= batch.num_rows:
+        raise ValueError(f"{header['rows']} rows in {batch.num_rows}")
+    if any(column.null_count or column.offset for column in batch.columns):
+        raise ValueError("a column has nulls")
+    batch.validate()
+    if header["format"] == FORMAT:
+        length = DIGITS * _blocks(batch.num_rows)
+        digests = [header["digests"].get(name, "") for name in batch.schema.names]
+        if not note_is_whole(header) or any(len(text) != length for text in digests):
+            raise ValueError("its note is not what was written: its digest does not match")

@@ -6,36 +6,65 @@
 ``evaluations.json``  accuracy and loss along the run, with the costs paid until then
 ``ledger.json``       costs by phase
 ``model.safetensors`` final weights
+``files.json``        SHA-256 of all of these, and which run they are of
 ``result.json``       written last; a run without it is unfinished
 ``checkpoint-*.pt``   where an unfinished run goes on; the name carries the file's digest
 ====================  =========================================================================
+
+Everything is compared with its digest when it is read. Folders of version 0.1.0 have none: they are
+read as they are, and not written to.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-import pickle
+import json
+import logging
 import platform
 import re
-import zipfile
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from goldiprox.records.files import read_json, sha256_of, whole_file, write_json
+from goldiprox.guarded.errors import reading, require_file
+from goldiprox.guarded.json_files import Shape, misfit, parse_json
+from goldiprox.guarded.tensors import read_tensors
+from goldiprox.records.files import (
+    read_json,
+    sha256_of,
+    sweep,
+    whole_file,
+    write_json,
+)
+from goldiprox.records.owner import writing
+from goldiprox.records.parts import run_key, tagged
 from goldiprox.schema import CheckpointError
 from goldiprox.version import __version__
 
 __all__ = ["RunFolder", "versions", "weights_bytes"]
 
-FORMAT = 1
+FORMAT = 2
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})-([0-9a-f]{16})\.pt")
+
+FILES = "files.json"
+_UNLISTED = (FILES, "result.json")
+
+MANIFEST: Shape = {
+    "format": int, "config": dict, "config_hash": str, "versions": dict, "data?": dict,
+    "model?": dict, "irreducible?": dict, "resumed?": [dict],
+}  # fmt: skip
+RESULT: Shape = {"steps": int, "weights_digest": str}
+EVALUATIONS: Shape = [{"step": int, "epoch?": float, "seconds?": float, "flops?": float}]
+
+logger = logging.getLogger("goldiprox")
 
 
 def versions() -> dict[str, str]:
@@ -48,6 +77,11 @@ def versions() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+_DECIDING = {"threads": "threads", "cpu_capability": "processor capability", "torch": "torch",
+             "goldiprox": "goldiprox", "python": "python"}  # fmt: skip
+"""Of the versions, those that may change the last digits of a result."""
 
 
 def weights_bytes(weights: dict[str, Tensor]) -> bytes:
@@ -64,22 +98,163 @@ class RunFolder:
 
     path: Path
 
-    def open(self, manifest: dict[str, Any]) -> None:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the one process that writes here; sweep what a killed one has left.
+
+        Raises:
+            CheckpointError: if another process writes here.
+        """
+        with writing(self.path):
+            self._sweep()
+            yield
+
+    def open(self, manifest: dict[str, Any], *, exact: bool = False) -> None:
         """Start a run here, or go on with the one that is here.
+
+        Gone on with under other versions, threads or processor capabilities, the last digits may
+        come out differently: that is said, and noted in the manifest under ``resumed``.
 
         Args:
             manifest: what the run is; its ``config_hash`` identifies it.
+            exact: refuse to go on under other versions and so on.
 
         Raises:
-            CheckpointError: if the folder holds a run of another configuration.
+            CheckpointError: if the folder holds a run of another configuration or other data, or
+                an unfinished one of version 0.1.0, or ``exact`` and the versions differ.
         """
         file = self.path / "manifest.json"
-        if file.exists():
-            found = read_json(file)
-            if found.get("config_hash") != manifest["config_hash"]:
-                self._refuse(first_difference(found.get("config", {}), manifest["config"]))
+        if not file.exists():
+            self._require_no_orphans()
+            write_json(file, {"format": FORMAT, **manifest, "versions": versions()})
             return
-        write_json(file, {"format": FORMAT, **manifest, "versions": versions()})
+        found = self.manifest()
+        if found["config_hash"] != manifest["config_hash"]:
+            self._refuse(first_difference(found["config"], manifest["config"]))
+        there, here = ((m.get("data") or {}).get("fingerprint") for m in (found, manifest))
+        if there != here and None not in (there, here):
+            self._refuse(f"the data have the fingerprint {there} there, {here} now")
+        if self.finished:
+            return
+        if found["format"] != FORMAT:
+            raise CheckpointError(
+                f"{self.path} holds an unfinished run of an earlier version (format "
+                f"{found['format']}), which is read but not gone on with; choose another --out, or "
+                "delete the folder"
+            )
+        self._note_resumption(found, manifest, exact)
+
+    def _note_resumption(
+        self, found: dict[str, Any], manifest: dict[str, Any], exact: bool
+    ) -> None:
+        now = versions()
+        checkpoints = self._checkpoints()
+        if not checkpoints:  # it begins anew, here and now
+            if found["versions"] != now:
+                self._rewrite({**found, "versions": now, "resumed": None})
+            return
+        resumed = found.get("resumed") or []
+        last = resumed[-1] if resumed else found
+        before = {**last["versions"], "device": _device(last)}
+        after = {**now, "device": _device(manifest)}
+        changed = changes(before, after)
+        if not changed:
+            return
+        if exact:
+            raise CheckpointError(
+                f"{self.path} was begun with other {changed}, and --exact asks for the same; run "
+                "it as before, or leave --exact out"
+            )
+        logger.warning(
+            "%s goes on with other %s: the last digits may differ from an unbroken run's",
+            self.path,
+            changed,
+        )
+        step = int(checkpoints[-1][0].name.split("-")[1])
+        note = {"step": step, "versions": now, "model": manifest.get("model")}
+        self._rewrite({**found, "resumed": [*resumed, note]})
+
+    def _rewrite(self, manifest: dict[str, Any]) -> None:
+        kept = {key: value for key, value in manifest.items() if value is not None or key in _NULLS}
+        write_json(self.path / "manifest.json", kept)
+
+    def _require_no_orphans(self) -> None:
+        """What a run has left without its manifest belongs to nobody knows which run."""
+        left = [p.name for p, _ in self._checkpoints()]
+        left += [name for name in ("result.json", FILES) if (self.path / name).exists()]
+        if left:
+            raise CheckpointError(
+                f"{self.path} holds {left[0]} but no manifest.json that says of which run; choose "
+                "another --out, or delete the folder"
+            )
+
+    def use_again(self, manifest: dict[str, Any] | None = None) -> None:
+        """Make sure that a finished run is whole before it is used again, and sweep its left-overs.
+
+        Args:
+            manifest: of the run that is wanted; None if the folder's name says that.
+
+        Raises:
+            CheckpointError: if it is another run, or a file of it is lost or not the one written.
+        """
+        if manifest is not None:
+            self.open(manifest)
+        self.verify()
+        self._sweep()
+        for file, _ in self._checkpoints():
+            file.unlink()
+        for name in ("steps", "steps.joined"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    @property
+    def verified(self) -> bool:
+        """Whether a finished run has digests: those of version 0.1.0 have none."""
+        return bool(self.manifest()["format"] >= FORMAT)
+
+    def verify(self, names: Collection[str] | None = None) -> None:
+        """Compare files of a finished run with the digests that it has left.
+
+        Args:
+            names: of the files; all unless given.
+
+        Raises:
+            CheckpointError: naming the first that is lost or not the one that was written.
+        """
+        if not self.verified:
+            return
+        listed = self._listed()
+        for name in listed if names is None else names:
+            path = self.path / name
+            if name not in listed:
+                raise CheckpointError(f"{path} is not listed in {self.path / FILES}; {self._redo}")
+            if not path.exists():
+                raise CheckpointError(f"{path} of a finished run is lost; {self._redo}")
+            with reading(str(path), remedy=self._redo):
+                require_file(path)
+                digest = sha256_of(path)
+            if digest != listed[name]:
+                raise CheckpointError(
+                    f"{path} is damaged or of another run: its digest does not match; {self._redo}"
+                )
+
+    def _listed(self) -> dict[str, str]:
+        found = read_json(self.path / FILES, {"run": str, "files": {str: str}})
+        if found["run"] != run_key(self.path):
+            raise CheckpointError(f"{self.path / FILES} is of another run; {self._redo}")
+        files: dict[str, str] = found["files"]
+        return files
+
+    @property
+    def _redo(self) -> str:
+        return f"delete {self.path} to run it again"
+
+    def _sweep(self) -> None:
+        for folder in (self.path, *(self.path / name for name in ("steps", "sequence", "weights"))):
+            sweep(folder)
+        for name in ("sequence.joined", "steps.joined"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        with suppress(OSError):
+            (self.path / "checkpoint.new").unlink(missing_ok=True)  # of version 0.1.0
 
     def require_same(self, **parts: Any) -> None:
         """Refuse the folder if a run is here whose configuration differs in some parts.
@@ -92,7 +267,7 @@ class RunFolder:
         """
         if not (self.path / "manifest.json").exists():
             return
-        found = self.manifest().get("config", {})
+        found = self.manifest()["config"]
         for key, value in parts.items():
             if found.get(key) != value:
                 self._refuse(first_difference(found.get(key), value, key))
@@ -110,24 +285,31 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest."""
-        return self._read("manifest.json")
+        found: dict[str, Any] = read_json(self.path / "manifest.json", MANIFEST)
+        return found
 
     def result(self) -> dict[str, Any]:
         """The result of a finished run."""
-        return self._read("result.json")
+        found: dict[str, Any] = read_json(self.path / "result.json", RESULT)
+        if self.verified:
+            self.verify(["manifest.json"])
+            if found.get("run") != run_key(self.path):
+                raise CheckpointError(
+                    f"{self.path / 'result.json'} is of another run; {self._redo}"
+                )
+        return {key: value for key, value in found.items() if key != "run"}
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Evaluations of a finished run, in order."""
-        rows: list[dict[str, Any]] = read_json(self.path / "evaluations.json")
+        self.verify(["evaluations.json"])
+        rows: list[dict[str, Any]] = read_json(self.path / "evaluations.json", EVALUATIONS)
         return rows
 
     def ledger(self) -> dict[str, Any]:
         """The cost ledger of a finished run."""
-        return self._read("ledger.json")
-
-    def _read(self, name: str) -> dict[str, Any]:
-        value: dict[str, Any] = read_json(self.path / name)
-        return value
+        self.verify(["ledger.json"])
+        found: dict[str, Any] = read_json(self.path / "ledger.json", {"phases": dict})
+        return found
 
     def finish(
         self,
@@ -138,43 +320,78 @@ class RunFolder:
         result: dict[str, Any],
     ) -> None:
         """Write what a finished run leaves, the result last, and drop the checkpoint."""
-        self.save_weights("model", weights)
+        raw = weights_bytes(weights)
+        with whole_file(self.path / "model.safetensors") as temporary:
+            temporary.write_bytes(raw)
         write_json(self.path / "evaluations.json", evaluations)
         write_json(self.path / "ledger.json", ledger)
-        digest = sha256_of(self.path / "model.safetensors")
-        write_json(self.path / "result.json", {**result, "weights_digest": digest})
+        digest = hashlib.sha256(raw).hexdigest()
+        self._list_files({"model.safetensors": digest})
+        key = run_key(self.path)
+        write_json(self.path / "result.json", {**result, "weights_digest": digest, "run": key})
         for file, _ in self._checkpoints():
             file.unlink()
 
+    def _list_files(self, known: dict[str, str]) -> None:
+        """Write down what the run leaves, with digests; some of which are known already."""
+        names = sorted(p.name for p in self.path.iterdir() if p.is_file())
+        files = {
+            name: known.get(name) or sha256_of(self.path / name)
+            for name in names
+            if name not in _UNLISTED and not name.startswith(".") and not _CHECKPOINT.match(name)
+        }
+        write_json(self.path / FILES, {"run": run_key(self.path), "files": files})
+
     def save_weights(self, name: str, weights: dict[str, Tensor]) -> None:
-        """Write a state dict as ``<name>.safetensors``."""
+        """Write a state dict as ``<name>.safetensors``, with its run and digest in it."""
+        raw = weights_bytes(weights)
+        seal = {"name": name, "digest": tagged(run_key(self.path), name, raw)}
         with whole_file(self.path / f"{name}.safetensors") as temporary:
-            temporary.write_bytes(weights_bytes(weights))
+            temporary.write_bytes(_with_seal(raw, seal))
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
         """Read ``<name>.safetensors``.
 
         Raises:
-            CheckpointError: if it is absent or damaged.
+            CheckpointError: if it is absent, damaged, or of another run.
         """
         path = self.path / f"{name}.safetensors"
-        try:
-            return load_safetensors(path.read_bytes())
-        except (OSError, SafetensorError) as error:
+        with reading(
+            str(path),
+            absent=f"{path} is absent; delete {self.path} to start the run over",
+            remedy=self._redo,
+        ):
+            require_file(path)
+            raw = path.read_bytes()
+        weights = read_tensors(path, str(path), remedy=self._redo, raw=raw)
+        if (self.path / FILES).exists() and path.name in self._listed():
+            self.verify([path.name])
+            return weights
+        seal = _seal_of(raw)
+        if seal is None and self._is_of_an_earlier_version():
+            return weights
+        if seal != {
+            "name": name,
+            "digest": tagged(run_key(self.path), name, weights_bytes(weights)),
+        }:
             raise CheckpointError(
-                f"{path} is absent or damaged ({error}); delete {self.path} to start the run over"
-            ) from error
+                f"{path} is damaged or of another run: its digest does not match; {self._redo}"
+            )
+        return weights
+
+    def _is_of_an_earlier_version(self) -> bool:
+        return (self.path / "manifest.json").exists() and not self.verified
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint whole, then drop the one before it."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         older = [file for file, _ in self._checkpoints()]
-        staged = self.path / "checkpoint.new"
-        with whole_file(staged) as temporary:
+        name = f"checkpoint-{step:012d}"
+        digest = tagged(run_key(self.path), name, buffer.getbuffer())
+        target = self.path / f"{name}-{digest}.pt"
+        with whole_file(target) as temporary:
             temporary.write_bytes(buffer.getbuffer())
-        target = self.path / f"checkpoint-{step:012d}-{sha256_of(staged)[:16]}.pt"
-        staged.replace(target)
         for file in older:
             if file != target:
                 file.unlink()
@@ -183,24 +400,25 @@ class RunFolder:
         """The last checkpoint, or None.
 
         Raises:
-            CheckpointError: if its bytes do not match the digest in its name, or do not load.
+            CheckpointError: if its bytes do not match the digest in its name, which is of this run
+                and step, or do not load.
         """
         found = self._checkpoints()
         if not found:
             return None
         file, digest = found[-1]
         remedy = f"delete it to start the run over (rm {file})"
-        if sha256_of(file)[:16] != digest:
-            raise CheckpointError(
-                f"checkpoint {file} is damaged: its digest does not match; {remedy}"
+        with reading(f"checkpoint {file}", remedy=remedy, damaged="does not load"):
+            require_file(file)
+            raw = file.read_bytes()
+            if tagged(run_key(self.path), file.name[: len("checkpoint-") + 12], raw) != digest:
+                raise CheckpointError(
+                    f"checkpoint {file} is damaged or of another run: its digest does not match; "
+                    f"{remedy}"
+                )
+            state: dict[str, Any] = torch.load(
+                io.BytesIO(raw), map_location="cpu", weights_only=True
             )
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except (
-            RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError
-        ) as error:  # fmt: skip
-            first = str(error).splitlines()[0]
-            raise CheckpointError(f"checkpoint {file} does not load: {first}; {remedy}") from error
         return state
 
     def _checkpoints(self) -> list[tuple[Path, str]]:
@@ -208,6 +426,45 @@ class RunFolder:
             (p, _CHECKPOINT.fullmatch(p.name)) for p in sorted(self.path.glob("checkpoint-*"))
         ]
         return [(path, match.group(2)) for path, match in matches if match]
+
+
+_NULLS = ("irreducible", "reference", "proxy", "sequence", "data")
+"""Keys of a manifest that may be null."""
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What differs of the circumstances of two runs: ``threads (1 before, 2 now)``; or nothing."""
+    names = {**_DECIDING, "device": "device"}
+    found = [
+        f"{text} ({before[key]} before, {after[key]} now)"
+        for key, text in names.items()
+        if before.get(key) and after.get(key) and before[key] != after[key]
+    ]
+    return ", ".join(found)
+
+
+def _device(manifest: dict[str, Any]) -> str | None:
+    device = (manifest.get("model") or {}).get("device")
+    return None if device is None else str(device)
+
+
+def _with_seal(raw: bytes, seal: dict[str, str]) -> bytes:
+    """A safetensors file with metadata, which its own library writes in no fixed order."""
+    size = int.from_bytes(raw[:8], "little")
+    header = {"__metadata__": {"goldiprox": json.dumps(seal)}, **json.loads(raw[8 : 8 + size])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
+
+
+def _seal_of(raw: bytes) -> Any:
+    size = int.from_bytes(raw[:8], "little")
+    try:
+        note = parse_json(raw[8 : 8 + size])["__metadata__"]["goldiprox"]
+        found = parse_json(note)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return None if misfit(found, {"name": str, "digest": str}) else found
 
 
 def first_difference(found: Any, wanted: Any, where: str = "") -> str:

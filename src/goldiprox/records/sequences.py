@@ -7,8 +7,8 @@ of 10^8 picks never sits in memory. The format is described in ``docs/formats.md
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,16 @@ import pyarrow.compute as compute
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from goldiprox.guarded.footer import group_rows
+from goldiprox.guarded.json_files import misfit
+from goldiprox.guarded.parquet import note_of, open_parquet
 from goldiprox.records.files import sha256_of, whole_file
+from goldiprox.records.sealed import (
+    METADATA_KEY,
+    content_digest,
+    note_is_whole,
+    sealed_note,
+)
 from goldiprox.schema import SequenceError
 
 __all__ = [
@@ -48,9 +57,14 @@ SCHEMA = pa.schema(
 """``step`` and ``epoch`` are those of the recorded run; ``pool`` is :func:`pool_digest`;
 ``positions`` are the places of ``ids`` in the pool; ``weights`` is null where all are one."""
 
-METADATA_KEY = b"goldiprox"
+GROUPS_KEY = b"goldiprox.groups"
+"""Digests of the row groups: known only when the last one is written."""
+
 KIND = "sequence"
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+"""Formats that are read. The first, of version 0.1.0, has no digests."""
+
 GROUP_PICKS = 1 << 20
 """Chosen examples in a row group: what a reader or writer holds in memory, about 16 MB."""
 
@@ -112,11 +126,13 @@ class BatchSequence:
         path: the file.
         parts: the runs it comes from, in the order of the rows.
         history: what was done to it since it was recorded, oldest first.
+        digests: of its row groups; None of a file of version 0.1.0, which has none.
     """
 
     path: Path
     parts: tuple[Part, ...]
     history: tuple[dict[str, Any], ...]
+    digests: tuple[str, ...] | None = None
 
     @staticmethod
     def open(path: Path | str) -> BatchSequence:
@@ -126,26 +142,37 @@ class BatchSequence:
             SequenceError: if the file is absent, cut off, damaged or not a sequence.
         """
         path = Path(path)
-        with _Reading(path, "is damaged, cut off or not Parquet"):
-            if path.is_dir():
-                raise IsADirectoryError(f"{path} is a folder")
-            with pq.ParquetFile(path) as file:
-                schema, rows = file.schema_arrow, file.metadata.num_rows
+        with _opened(path, "is damaged, cut off or not Parquet") as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            groups = (file.metadata.metadata or {}).get(GROUPS_KEY, b"").decode("ascii")
+            counts = group_rows(path)
         header = _header(schema)
         if header is None:
             raise SequenceError(f"{path} is Parquet but not a sequence; {REMEDY}")
-        if header["format"] != FORMAT:
+        if header["format"] not in READ:
             raise SequenceError(
                 f"sequence {path} has format {header['format']}, this version reads {FORMAT}; "
                 f"{REMEDY}"
             )
-        parts = tuple(Part(**part) for part in header["parts"])
+        digests = None
+        if header["format"] == FORMAT or groups:
+            digests = tuple(groups.split())
+            if not note_is_whole(header) or len(digests) != len(counts):
+                raise SequenceError(
+                    f"sequence {path} is damaged (its digests do not match what it says of "
+                    f"itself); {REMEDY}"
+                )
+        parts = tuple(
+            Part(rows=part["rows"], provenance=part["provenance"]) for part in header["parts"]
+        )
         if sum(part.rows for part in parts) != rows:
             raise SequenceError(
                 f"sequence {path} holds {rows} steps but says it holds "
                 f"{sum(part.rows for part in parts)}; {REMEDY}"
             )
-        return BatchSequence(path=path, parts=parts, history=tuple(header["history"]))
+        return BatchSequence(
+            path=path, parts=parts, history=tuple(header["history"]), digests=digests
+        )
 
     def __len__(self) -> int:
         return sum(part.rows for part in self.parts)
@@ -192,21 +219,25 @@ class BatchSequence:
         Raises:
             SequenceError: if a row group is damaged or its lists do not match, naming the rows.
         """
+        with _opened(self.path, "is damaged"):
+            counts = group_rows(self.path)
         first = 0
-        with _Reading(self.path, "is damaged"):
-            file = pq.ParquetFile(self.path, page_checksum_verification=True)
-        with file:
-            for number in range(file.num_row_groups):
-                rows = file.metadata.row_group(number).num_rows
-                if first + rows > start:
-                    where = f"is damaged between its steps {first} and {first + rows - 1}"
-                    with _Reading(self.path, where):
-                        table = file.read_row_group(number, SCHEMA.names).combine_chunks()
-                        if table.column_names != SCHEMA.names:
-                            raise pa.ArrowInvalid("a column is gone")
-                    _require_whole(table, self.path, first)
-                    yield first, table
-                first += rows
+        for number, rows in enumerate(counts):
+            if first + rows > start:  # opened anew for each: what its taker raises is not its fault
+                yield first, self._group(number, first, rows)
+            first += rows
+
+    def _group(self, number: int, first: int, rows: int) -> pa.Table:
+        where = f"is damaged between its steps {first} and {first + rows - 1}"
+        with _opened(self.path, where) as file:
+            table = file.read_row_group(number, SCHEMA.names).combine_chunks()
+            if table.column_names != SCHEMA.names:
+                raise ValueError("a column is gone")
+            table.validate()
+            if self.digests is not None and _digest(table) != self.digests[number]:
+                raise ValueError("its digest does not match")
+            _require_whole(table, self.path, first)
+            return table
 
     def steps(self, start: int = 0) -> Iterator[SequenceStep]:
         """Steps in their order, from row ``start`` on; one row group is in memory at a time.
@@ -245,16 +276,19 @@ def write_sequence(
         "parts": [{"rows": part.rows, "provenance": part.provenance} for part in parts],
         "history": list(history),
     }
-    schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(header)})
+    schema = SCHEMA.with_metadata({METADATA_KEY: sealed_note(header)})
     batch = max((int(part.provenance.get("batch", 1)) for part in parts), default=1)
     size = max(1, GROUP_PICKS // batch)
-    written = 0
+    written, digests = 0, []
     with whole_file(path) as temporary:
         settings = {"compression": "zstd", "write_page_checksum": True}
         with pq.ParquetWriter(temporary, schema, **settings) as writer:
             for group in _regrouped(tables, size):
-                writer.write_table(group.cast(schema), row_group_size=size)
+                rows = group.cast(schema)
+                writer.write_table(rows, row_group_size=size)
                 written += group.num_rows
+                digests.append(_digest(rows))
+            writer.add_key_value_metadata({GROUPS_KEY: " ".join(digests)})
         if written != sum(part.rows for part in parts):
             raise SequenceError(
                 f"{written} steps for {path}, not the {sum(part.rows for part in parts)} that the "
@@ -403,34 +437,36 @@ def _require_whole(table: pa.Table, path: Path, first: int) -> None:
         )
 
 
-class _Reading:
-    """Turns what pyarrow raises on a bad file into one line that names it."""
+def _opened(path: Path, damaged: str) -> AbstractContextManager[pq.ParquetFile]:
+    """Open it under the guard; whatever is raised inside is one line that names it."""
+    return open_parquet(
+        path, f"sequence {path}", error=SequenceError, remedy=REMEDY, damaged=damaged
+    )
 
-    def __init__(self, path: Path, what: str) -> None:
-        self._path, self._what = path, what
 
-    def __enter__(self) -> None:
-        return None
+def _digest(table: pa.Table) -> str:
+    return content_digest(table)[:32]
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise SequenceError(f"sequence {self._path} does not exist; {REMEDY}") from error
-        if isinstance(error, pa.ArrowException | OSError | UnicodeDecodeError):
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SequenceError(f"sequence {self._path} {self._what}: {first}; {REMEDY}") from error
+
+HEADER = {
+    "kind": str, "format": None, "history": [{"operation": str, "start?": int, "stop?": int,
+                                              "every?": int, "of?": list}],
+    "parts": [{"rows": int, "provenance": {
+        "dataset?": str, "examples?": int, "method?": str, "model?": str, "seed?": int,
+        "pool?": int, "batch?": int, "epochs?": int, "steps?": int, "flops?": float,
+        "irreducible?": dict, "config?": dict, "versions?": dict, "num_classes?": int}}],
+}  # fmt: skip
+"""What a sequence says of itself; other keys may stand beside."""
 
 
 def _header(schema: pa.Schema) -> dict[str, Any] | None:
     """The note that a sequence carries; None where the file is something else."""
-    try:
-        header = json.loads((schema.metadata or {})[METADATA_KEY])
-    except (KeyError, ValueError):
-        return None
-    if not isinstance(header, dict) or header.get("kind") != KIND:
+    header = note_of(schema, METADATA_KEY)
+    if misfit(header, HEADER) or header["kind"] != KIND or not header["parts"]:
         return None
     same = [(f.name, f.type) for f in schema] == [(f.name, f.type) for f in SCHEMA]
-    shaped = isinstance(header.get("parts"), list) and isinstance(header.get("history"), list)
-    return header if same and shaped and header["parts"] and "format" in header else None
+    counted = all(part["rows"] >= 0 for part in header["parts"])
+    return dict(header) if same and counted else None
 
 
 _MEANING = {

@@ -5,7 +5,6 @@ A row holds nothing that depends on the clock, so a resumed run's log equals an 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from goldiprox.guarded.parquet import read_parquet
 from goldiprox.records.files import whole_file
+from goldiprox.records.parts import Parts
+from goldiprox.records.runs import RunFolder
 from goldiprox.schema import CheckpointError, NonFinite, Selection, id_list
 
 __all__ = ["MARKS", "SCHEMA", "StepLog", "read_steps"]
@@ -91,7 +93,9 @@ class StepLog:
         self, folder: Path | None, marks: Callable[[Tensor], Mapping[str, Tensor]]
     ) -> None:
         self._folder = folder
+        self._parts = None if folder is None else parts_of(folder)
         self._marks = marks
+        self._start = self._stop = 0
         self._pending: list[StepRecord] = []
         self._settled: list[pa.Table] = []
 
@@ -111,6 +115,7 @@ class StepLog:
         pending, self._pending = self._pending, []
         if not pending:
             return
+        self._stop = pending[-1].step + 1
         # All steps in one transfer and one pass each: a row by itself would cost a dozen kernels.
         chosen = [record.selection for record in pending]
         steps = _Steps([len(c) for c in chosen])
@@ -146,40 +151,47 @@ class StepLog:
         """Write what is settled as one part."""
         self.settle()
         settled, self._settled = self._settled, []
-        if self._folder is None or not settled:
+        if self._parts is None or not settled:
             return
-        table = pa.concat_tables(settled).combine_chunks()
-        first, last = table["step"][0].as_py(), table["step"][-1].as_py()
-        with whole_file(self._folder / PARTS / f"{first:012d}-{last:012d}.parquet") as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        self._parts.write(pa.concat_tables(settled))
 
-    def cut(self, step: int) -> None:
-        """Drop what lies at or beyond a step: it is about to be run again."""
-        if self._folder is None:
-            return
-        for part in _parts(self._folder):
-            if int(part.stem.split("-")[1]) >= step:
-                part.unlink()
+    def cut(self, step: int, start: int = 0) -> None:
+        """Drop what lies at or beyond a step, which is about to be run again; check the rest.
+
+        Args:
+            step: the next to be done.
+            start: the run's first.
+
+        Raises:
+            CheckpointError: if a part of the log is damaged, lost, or of another run.
+        """
+        self._start, self._stop = start, step
+        if self._parts is not None:
+            self._parts.cut(start, step)
 
     def merge(self) -> None:
         """Join the parts into one file, the same bytes however the run was interrupted.
 
         The parts stay: killed before its last record is written, the run goes on from them.
+
+        Raises:
+            CheckpointError: if a part of the log is damaged, lost, or of another run.
         """
         self.write_part()
-        if self._folder is None:
+        if self._folder is None or self._parts is None:
             return
-        parts = _parts(self._folder)
-        table = (
-            pa.concat_tables([pq.read_table(p) for p in parts]) if parts else SCHEMA.empty_table()
-        )
+        self._parts.require(self._start, self._stop)
+        parts = list(self._parts.tables())
+        table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
         with whole_file(self._folder / MERGED) as temporary:
-            pq.write_table(table.combine_chunks(), temporary, compression="zstd")
+            pq.write_table(
+                table.combine_chunks(), temporary, compression="zstd", write_page_checksum=True
+            )
 
     def drop_parts(self) -> None:
         """Delete the parts, once the run is finished: until then a resumed run needs them."""
-        if self._folder is not None and (self._folder / PARTS).exists():
-            shutil.rmtree(self._folder / PARTS)
+        if self._parts is not None:
+            self._parts.drop()
 
 
 Values = npt.NDArray[Any]
@@ -289,19 +301,23 @@ def _refuse(record: StepRecord) -> NoReturn:
 
 
 def read_steps(folder: Path) -> pa.Table:
-    """The step log of a finished run.
+    """The step log of a finished run, compared with the digest that the run has left.
 
     Raises:
-        CheckpointError: if it is absent or damaged.
+        CheckpointError: if it is absent, damaged, or another run's.
     """
     path = folder / MERGED
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise CheckpointError(
-            f"step log {path} is absent or damaged; delete {folder} to run it again"
-        ) from error
+    remedy = f"delete {folder} to run it again"
+    if not path.exists():
+        raise CheckpointError(f"step log {path} is absent; {remedy}")
+    if RunFolder(folder).finished:
+        RunFolder(folder).verify([MERGED])
+    table = read_parquet(path, f"step log {path}", error=CheckpointError, remedy=remedy)
+    if not table.schema.equals(SCHEMA):
+        raise CheckpointError(f"step log {path} has other columns than it should; {remedy}")
+    return table
 
 
-def _parts(folder: Path) -> list[Path]:
-    return sorted((folder / PARTS).glob("[0-9]*.parquet"))
+def parts_of(folder: Path) -> Parts:
+    """The parts of an unfinished run's log."""
+    return Parts(folder, PARTS, "step log", f"delete {folder} to start the run over")

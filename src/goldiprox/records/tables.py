@@ -5,7 +5,6 @@ A table too large for memory is mapped from disk instead, see :mod:`goldiprox.re
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from goldiprox.records.files import whole_file
+from goldiprox.guarded.json_files import misfit
+from goldiprox.records.sealed import read_sealed, write_sealed
 from goldiprox.schema import TableError, are_sparse, id_list
 
 __all__ = ["IRREDUCIBLE_LOSS", "PROBE", "Lookup", "ScoreTable", "Table"]
@@ -31,8 +30,9 @@ IRREDUCIBLE_LOSS = "irreducible_loss"
 PROBE = "probe.parquet"
 """In a run's folder: losses of a part of the training set after each epoch."""
 
-METADATA_KEY = b"goldiprox"
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+"""Formats that are read. The first, of version 0.1.0, has no digests."""
 
 Lookup = Callable[[Tensor], Tensor]
 """From int64 ids to float32 values on the ids' device, NaN where there is none; O(1) an id."""
@@ -44,10 +44,12 @@ class Table(ABC):
     Attributes:
         provenance: data fingerprint, label digest, configuration, weights digest, seeds, costs.
         path: the file it was read from, for messages.
+        verified: whether it was compared with digests; files of version 0.1.0 have none.
     """
 
     provenance: Mapping[str, Any]
     path: Path | None
+    verified: bool
 
     @property
     @abstractmethod
@@ -112,6 +114,7 @@ class ScoreTable(Table):
         columns: name to float32 array of shape [N]; likewise made of numbers.
         provenance: data fingerprint, label digest, configuration, weights digest, seeds, costs.
         path: the file it was read from, for messages.
+        verified: whether it was compared with digests; files of version 0.1.0 have none.
 
     Raises:
         TableError: if ids are of another type, negative (unless they are hashes) or not all
@@ -123,6 +126,7 @@ class ScoreTable(Table):
     columns: Mapping[str, npt.NDArray[np.float32]]
     provenance: Mapping[str, Any]
     path: Path | None = None
+    verified: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids_N", _ids(self.ids_N, self._name))
@@ -131,6 +135,11 @@ class ScoreTable(Table):
         if self.ids_N.ndim != 1 or any(c.shape != self.ids_N.shape for c in self.columns.values()):
             shapes = {name: column.shape for name, column in self.columns.items()}
             raise TableError(f"{self._name}: columns {shapes} do not match {self.ids_N.shape} ids")
+        lowest = int(self.ids_N.min(initial=0))
+        if lowest < 0 and not self.is_sparse:
+            raise TableError(f"{self._name} has the negative id {lowest}; make it again")
+        if self._ascends:  # so written by every command: nothing to sort
+            return
         unique, counts = np.unique(self.ids_N, return_counts=True)
         if unique.size != self.ids_N.size:
             repeated = unique[counts > 1]
@@ -138,8 +147,6 @@ class ScoreTable(Table):
                 f"{self._name} has {repeated.size} ids more than once "
                 f"(first: {id_list(torch.from_numpy(repeated))}); make it again"
             )
-        if self.ids_N.size and int(unique[0]) < 0 and not self.is_sparse:
-            raise TableError(f"{self._name} has the negative id {int(unique[0])}; make it again")
 
     def __len__(self) -> int:
         return int(self.ids_N.shape[0])
@@ -150,9 +157,14 @@ class ScoreTable(Table):
         return tuple(self.columns)
 
     @cached_property
+    def _ascends(self) -> bool:
+        """Whether the rows stand in the order of their ids, each once."""
+        return bool((self.ids_N[1:] > self.ids_N[:-1]).all())
+
+    @cached_property
     def _by_id(self) -> npt.NDArray[np.int64]:
         """Rows in the order of their ids."""
-        return np.argsort(self.ids_N)
+        return np.arange(len(self)) if self._ascends else np.argsort(self.ids_N)
 
     @property
     def is_sparse(self) -> bool:
@@ -286,10 +298,7 @@ class ScoreTable(Table):
         arrays = {"id": pa.array(self.ids_N)}
         arrays |= {name: pa.array(values) for name, values in self.columns.items()}
         note = {"format": FORMAT, "provenance": dict(self.provenance)}
-        table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(note)})
-        with whole_file(Path(path)) as temporary:
-            # Without checksums a flipped bit becomes another loss and nobody notices.
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        write_sealed(Path(path), pa.table(arrays), note)
 
     @staticmethod
     def read(path: Path | str) -> ScoreTable:
@@ -302,35 +311,32 @@ class ScoreTable(Table):
             TableError: if the file is absent, damaged or not a score table.
         """
         path = Path(path)
-        try:
-            if path.is_dir():  # pyarrow would read every Parquet file in it as one table
-                raise IsADirectoryError(f"{path} is a folder")
-            table = pq.read_table(path, page_checksum_verification=True)
-        except FileNotFoundError as error:
-            raise TableError(
-                f"score table {path} does not exist; check the path, or make it "
-                "with goldiprox score, prune or irreducible"
-            ) from error
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            first = str(error).splitlines()[0]
-            raise TableError(f"score table {path} is damaged or not Parquet: {first}") from error
-        header = _header(table)
+        table, note = read_sealed(
+            path,
+            f"score table {path}",
+            error=TableError,
+            remedy="check the path, or make it with goldiprox score, prune or irreducible",
+        )
+        header = _header(table, note)
         if header is None:
             raise TableError(
                 f"{path} is Parquet but not a score table: it lacks whole-number ids, numeric "
                 "scores or provenance; make one with: goldiprox irreducible"
             )
-        if header.get("format") != FORMAT:
+        if header.get("format") not in READ:
             raise TableError(
                 f"score table {path} has format {header.get('format')}, this version reads "
                 f"{FORMAT}; make it again"
             )
+        if header["format"] == FORMAT and "content" not in header:
+            raise TableError(f"score table {path} is damaged: its digest is gone; make it again")
         names = [name for name in table.column_names if name != "id"]
         return ScoreTable(
             ids_N=table["id"].to_numpy(),
             columns={name: table[name].to_numpy() for name in names},
             provenance=header["provenance"],
             path=path,
+            verified=header["format"] == FORMAT,
         )
 
 
@@ -401,19 +407,25 @@ class _Searched:
         return values_B.masked_fill(self._ids_N[places_B] != ids_B, torch.nan)
 
 
-def _header(table: pa.Table) -> dict[str, Any] | None:
+PROVENANCE = {
+    "kind?": str, "dataset?": str, "config?": dict, "model?": str, "models?": [dict], "best?": dict,
+    "holdout?": dict, "ledger?": dict, "versions?": dict, "joined?": [dict], "class_names?": list,
+    "replicas?": [dict], "notes?": dict, "scores?": None, "made_by?": str,
+}  # fmt: skip
+"""What a provenance may hold, and what it must then be; other keys may stand beside."""
+
+
+def _header(table: pa.Table, note: Any) -> dict[str, Any] | None:
     """The note that a score table carries; None where the file is something else."""
-    try:
-        header = json.loads((table.schema.metadata or {})[METADATA_KEY])
-    except (KeyError, ValueError):
-        return None
     ids = table["id"] if "id" in table.column_names else None
     if ids is None or not pa.types.is_integer(ids.type) or ids.null_count:
         return None
     if not all(_is_number(table[name].type) for name in table.column_names):
         return None
-    is_header = isinstance(header, dict) and isinstance(header.get("provenance"), dict)
-    return header if is_header else None
+    if len(set(table.column_names)) < len(table.column_names):
+        return None
+    shape = {"format": None, "provenance": PROVENANCE}
+    return None if misfit(note, shape) else dict(note)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from goldiprox.names import import_named
+from goldiprox.names import FromFile, import_named
 from goldiprox.schema import CALLER, SUPPLIERS, ConfigError, Evidence
 from goldiprox.selection import functions as score
 from goldiprox.selection.calibrated import CalibratedReducibleLoss
@@ -178,7 +178,8 @@ def method(name: str) -> Method:
         ConfigError: if it is unknown or a variant impossible; the message lists the known ones.
     """
     base, modifiers = split_name(name)
-    entry = _import(base) if ":" in base else _known(base)
+    own = FromFile(base) if isinstance(name, FromFile) else base
+    entry = _import(own) if ":" in base else _known(base)
     return _varied(entry, modifiers, name) if modifiers else entry
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -89,7 +90,8 @@ def train(
     Raises:
         ConfigError: if settings do not fit the data.
         NonFinite: if a loss or score becomes NaN or infinite; the last checkpoint is kept.
-        CheckpointError: if the folder holds another run or a damaged checkpoint.
+        CheckpointError: if the folder holds another run or a damaged checkpoint, another process
+            writes to it, or it is deleted meanwhile.
     """
     loop = Loop(
         config,
@@ -103,10 +105,12 @@ def train(
         companion=companion,
         start=start,
     )
-    if folder is not None:
-        assert manifest is not None
-        folder.open({**manifest, "model": loop.describe()})
-    return loop.run(checkpoint or CheckpointEvery(), report or (lambda *_: None))
+    every = checkpoint or CheckpointEvery()
+    with nullcontext() if folder is None else folder.writing():
+        if folder is not None:
+            assert manifest is not None
+            folder.open({**manifest, "model": loop.describe()}, exact=every.exact)
+        return loop.run(every, report or (lambda *_: None))
 
 
 class Loop:
@@ -169,6 +173,7 @@ class Loop:
         self.log = StepLog(folder.path if folder else None, self._marks_of)
         self.evaluations: list[Evaluation] = []
         self.best: dict[str, Tensor] | None = None
+        self.first = 0
         self.step = 0
         self.examples = 0
         self.drawn: Draw | None = None
@@ -467,10 +472,11 @@ class Loop:
                     f"a run of {self.total} steps cannot begin after epoch {self._start.epoch}, "
                     f"which is step {self.step}; train for more epochs, or begin earlier"
                 )
+            self.first = self.step
         if self.folder is None:
             return
         state = self.folder.load_checkpoint()
-        self.log.cut(state["step"] if state else 0)
+        self.log.cut(state["step"] if state else self.step, self.first)
         if state is not None:
             restore(self, state)
 

@@ -6,7 +6,6 @@ worth learning and not yet learned".
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from goldiprox.config import TrainConfig
-from goldiprox.records.files import whole_file
+from goldiprox.records.parts import Parts
 from goldiprox.records.sequences import (
     GROUP_PICKS,
     SCHEMA,
@@ -52,7 +50,7 @@ class Recorder(Hook):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._parts = _parts(folder)
         self._pending: list[tuple[int, int, str, Selection]] = []
         self._tables: list[pa.Table] = []
         self._picks = 0
@@ -61,20 +59,10 @@ class Recorder(Hook):
         """Drop what is about to be run again.
 
         Raises:
-            SequenceError: if steps were done before without being recorded.
+            SequenceError: if steps were done before without being recorded, or what was recorded is
+                damaged or of another run.
         """
-        recorded = 0
-        for part in _parts(self._folder):
-            first, last = map(int, part.stem.split("-"))
-            if first >= loop.step:
-                part.unlink()
-            elif first == recorded:
-                recorded = last + 1
-        if recorded != loop.step:
-            raise SequenceError(
-                f"{self._folder}: of {loop.step} steps done, those from {recorded} on were not "
-                "recorded; delete the run's folder to record it from its start"
-            )
+        self._parts.cut(loop.first, loop.step)
 
     def stepped(self, loop: Loop, record: StepRecord) -> None:
         """Keep a step; its ids stay on the device for a while."""
@@ -120,11 +108,7 @@ class Recorder(Hook):
         self._settle()
         if not self._tables:
             return
-        table = pa.concat_tables(self._tables)
-        steps = table["step"]
-        name = f"{steps[0].as_py():012d}-{steps[-1].as_py():012d}.parquet"
-        with whole_file(self._folder / name) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        self._parts.write(pa.concat_tables(self._tables))
         self._tables.clear()
         self._picks = 0
 
@@ -153,19 +137,11 @@ def write_recorded(folder: Path, out: Path, provenance: dict[str, Any]) -> None:
     Raises:
         SequenceError: if steps are missing.
     """
-
-    def rows() -> Iterator[pa.Table]:
-        for part in _parts(folder):
-            yield pq.read_table(part)
-
     steps = int(provenance["steps"])
-    write_sequence(out, rows(), [Part(rows=steps, provenance=provenance)])
-    # Renamed first: half of the parts, left by a removal that was cut short, would be taken for a
-    # recording that is not joined yet.
-    gone = folder.with_name(f"{folder.name}.joined")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone)
+    parts = _parts(folder)
+    parts.require(0, steps)
+    write_sequence(out, parts.tables(), [Part(rows=steps, provenance=provenance)])
+    parts.drop()
 
 
 def replay(sequence: BatchSequence) -> PlanFactory:
@@ -309,5 +285,11 @@ def replay_config(config: TrainConfig, sequence: BatchSequence) -> TrainConfig:
     )
 
 
-def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9]*.parquet"))
+def _parts(folder: Path) -> Parts:
+    return Parts(
+        folder.parent,
+        folder.name,
+        "recording",
+        "delete the run's folder to record it from its start",
+        SequenceError,
+    )

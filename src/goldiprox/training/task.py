@@ -69,10 +69,17 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointEvery:
-    """When to write a checkpoint: after so many seconds, or so many steps where given."""
+    """When to write a checkpoint: after so many seconds, or so many steps where given.
+
+    Attributes:
+        seconds: between checkpoints.
+        steps: between checkpoints; overrides the seconds.
+        exact: refuse to go on under other threads, processors or versions than the run had before.
+    """
 
     seconds: float = 30.0
     steps: int | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.seconds) and self.seconds > 0):

@@ -135,6 +135,7 @@ def compare(
     runs = _plan(config, arms, table, costs, out)
     for number, run in enumerate(runs, start=1):
         if run.folder.finished:
+            run.folder.use_again()
             continue
         title = f"{run.arm.name}, seed {run.config.seed}"
         if len(config.batch) > 1:

@@ -129,7 +129,9 @@ def diet(
         )
     runs = _plan(splits, config, table, out)
     for number, run in enumerate(runs, start=1):
-        if not run.folder.finished:
+        if run.folder.finished:
+            run.folder.use_again()
+        else:
             _train(splits, run, factory, checkpoint, progress, f"[{number}/{len(runs)}] ")
     trained = config.replicas if config.scoring().entries else 0
     replicas = [ScoreTable.read(out / "scores" / f"replica-{n}.parquet") for n in range(trained)]

@@ -95,7 +95,7 @@ def record_with_proxy(
     manifest = run_manifest(splits, chooser, settings, table, recorded=True)
     recording = Recording(folder.path / "sequence.parquet", folder, manifest)
     if folder.finished:
-        folder.open(manifest)  # refuses another run's folder
+        folder.use_again(manifest)
     else:
         train(
             settings,
