@@ -116,10 +116,12 @@ def test_a_step_lowers_the_weighted_mean_of_the_losses(name, weighted):
     output, targets = OUTPUTS[name]
     leaf = output.clone().requires_grad_()
     weights = torch.rand(B, generator=stream(7)) if weighted else None
-    mean, loss_k = OBJECTIVES[name].weighted_mean(leaf, batch_of(name), weights)
+    mean, loss_k, correct = OBJECTIVES[name].step(leaf, batch_of(name), weights)
     expected = plain_losses(name, output, targets)
     assert torch.allclose(loss_k.double(), expected, rtol=1e-5, atol=1e-6)
     assert not loss_k.requires_grad
+    right = OBJECTIVES[name].correct(output, batch_of(name))
+    assert torch.equal(correct, right) if right is not None else correct is None
     factor = 1.0 if weights is None else weights.double()
     assert mean.item() == pytest.approx(float((factor * expected).mean()), rel=1e-5)
     mean.backward()
@@ -361,13 +363,16 @@ MISFITS = {
 def test_what_does_not_fit_is_refused_in_one_line(what, how):
     shape, targets, name, words = MISFITS[what]
     model, batch = Head(*shape), (IDS, INPUTS, targets)
-    with pytest.raises(DataError, match=words) as refused:
+
+    def look():
         if how == "table":
-            goldiprox.irreducible_losses(model, [batch], objective=name)
-        else:
-            chosen_by = "grad-norm" if how == "norms" else "loss"
-            size = 7 if how == "micro-batches" else None
-            Chooser(model, chosen_by, objective=name, micro_batch=size)(batch)
+            return goldiprox.irreducible_losses(model, [batch], objective=name)
+        chosen_by = "grad-norm" if how == "norms" else "loss"
+        size = 7 if how == "micro-batches" else None
+        return Chooser(model, chosen_by, objective=name, micro_batch=size)(batch)
+
+    with pytest.raises(DataError, match=words) as refused:
+        look()
     assert "\n" not in str(refused.value)
 
 

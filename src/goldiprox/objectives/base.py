@@ -127,10 +127,10 @@ class Objective:
         """
         del targets, ids, width
 
-    def weighted_mean(
+    def step(
         self, output: Any, batch: Batch, weights_k: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The mean that a training step lowers.
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a training step needs.
 
         Args:
             output: what the model made of the chosen examples.
@@ -138,11 +138,12 @@ class Objective:
             weights_k: weights of the losses in the mean; None for all ones.
 
         Returns:
-            The mean, to be differentiated, and loss_k, detached.
+            The mean of the losses, to be differentiated; loss_k and :meth:`correct`, detached.
         """
         loss_k = require_losses(self.losses(output, batch), batch, self.name)
         mean = loss_k.mean() if weights_k is None else (loss_k * weights_k).mean()
-        return mean, loss_k.detach()
+        with torch.no_grad():
+            return mean, loss_k.detach(), self.correct(output, batch)
 
     def results(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """What an evaluation keeps of each example beside its loss; axis 0 is the examples.

@@ -57,19 +57,20 @@ class Classification(Objective):
         loss_B = F.cross_entropy(logits_BC, safe_B, reduction="none")
         return loss_B.masked_fill(safe_B != targets_B, torch.nan)
 
-    def weighted_mean(
+    def step(
         self, output: Any, batch: Batch, weights_k: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """See :meth:`Objective.weighted_mean`; the bits of torch's own mean cross-entropy."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Objective.step`; the bits of torch's own mean cross-entropy."""
         logits_kC, targets_k = self.fitted(output, batch)
-        if weights_k is None and not targets_k.is_floating_point():
+        correct_k = logits_kC.detach().argmax(1) == _labels(targets_k)
+        if weights_k is None and targets_k.dim() == 1:
             # The two halves of F.cross_entropy; the log-probabilities serve both reductions.
-            log_probs_kC = F.log_softmax(logits_kC, 1)
+            log_probs_kC = logits_kC.log_softmax(1)
             loss_k = F.nll_loss(log_probs_kC.detach(), targets_k, reduction="none")
-            return F.nll_loss(log_probs_kC, targets_k), loss_k
+            return F.nll_loss(log_probs_kC, targets_k), loss_k, correct_k
         loss_k = F.cross_entropy(logits_kC, targets_k, reduction="none")
         mean = loss_k.mean() if weights_k is None else (loss_k * weights_k).mean()
-        return mean, loss_k.detach()
+        return mean, loss_k.detach(), correct_k
 
     def correct(self, output: Any, batch: Batch) -> Tensor:
         """Whether the most probable class is the label (of a soft label, its most probable)."""

@@ -131,7 +131,7 @@ def training_step(
     """
     with autocast(ids_of(batch).device, config.precision):
         output = model_output(model, batch)
-    mean, loss_k = objective.weighted_mean(output, batch, weights_k)
+    mean, loss_k, correct_k = objective.step(output, batch, weights_k)
     # What zero_grad does; with all that it does beside, it costs a small model 2 % of a step.
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -140,6 +140,4 @@ def training_step(
     optimizer.step()
     if isinstance(output, Tensor):
         output = output.detach()
-    with torch.no_grad():
-        correct_k = objective.correct(output, batch)
     return Stepped(output=output, batch=batch, loss_k=loss_k, correct_k=correct_k)
