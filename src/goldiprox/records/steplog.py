@@ -73,7 +73,7 @@ class StepRecord:
 
     step: int
     epoch: int
-    lr: float
+    lr: float | None
     selection: Selection
     pool_size: int
     loss_k: Tensor

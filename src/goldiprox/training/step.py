@@ -39,11 +39,13 @@ class Chosen:
         batch: the chosen examples in the batch's own structure (tuple, list or dict), ids included.
         weights: float32 weights_k for the mean of the per-example losses.
         selection: positions, ids, weights and scores.
+        pool_size: how many candidates there were.
     """
 
     batch: Batch
     weights: Tensor
     selection: Selection
+    pool_size: int
 
 
 class Chooser:
@@ -110,7 +112,9 @@ class Chooser:
         # A selector with a memory gets a fresh one for each run.
         selector = self.method.selector
         self._selector = selector.start() if isinstance(selector, StatefulSelector) else selector
-        self._seed = seed
+        self.model = model
+        self._logits = logits
+        self.seed = seed
         self._scoring = ScoringPass(
             model,
             precision=precision,
@@ -125,6 +129,8 @@ class Chooser:
         )
         require_classes(self.method, self._scoring.objective)
         self._labels: LabelSample | None = None
+        self.table: Table | None = None
+        """Of irreducible losses, where the method needs them."""
         self._irreducible = self._lookup(irreducible) if self.method.needs_irreducible else None
 
     def __call__(self, batch: Batch, known: Mapping[str, Tensor] | None = None) -> Chosen:
@@ -155,6 +161,7 @@ class Chooser:
             batch=taken,
             weights=selection.weights_k,
             selection=selection,
+            pool_size=int(ids_of(batch).shape[0]),
         )
 
     def select(
@@ -179,11 +186,11 @@ class Chooser:
             if self._labels is not None and self._labels.is_open:
                 self._labels.check(ids_B, targets_of(batch))
         samples = "mc_log_probs_KBC" in self.method.needs
-        seed = derive_seed(self._seed, "dropout samples", self.step) if samples else 0
+        seed = derive_seed(self.seed, "dropout samples", self.step) if samples else 0
         unknown = self.method.needs - (known or {}).keys()
         evidence = self._scoring(batch, unknown, known=known, seed=seed)
         try:
-            selection = self._selector(evidence, k, stream(self._seed, "selection", self.step))
+            selection = self._selector(evidence, k, stream(self.seed, "selection", self.step))
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
             if not LABEL_FIELDS.isdisjoint(unknown):
@@ -191,6 +198,15 @@ class Chooser:
             raise
         self.step += 1
         return selection
+
+    @property
+    def objective(self) -> Objective:
+        """What the model is trained for."""
+        return self._scoring.objective
+
+    def output(self, model: nn.Module, batch: Batch) -> Any:
+        """What the objective takes of a batch."""
+        return self._logits(model, batch)
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -219,6 +235,7 @@ class Chooser:
                 "goldiprox irreducible DATASET --out il.parquet"
             )
         table = irreducible if isinstance(irreducible, Table) else open_table(Path(irreducible))
+        self.table = table
         self._labels = LabelSample(table.provenance)
         made_for = table.provenance.get("objective")
         if made_for not in (None, self._scoring.objective.name):
