@@ -11,16 +11,21 @@ In a training loop of one's own::
 
 from __future__ import annotations
 
-from goldiprox.content import content_id
-from goldiprox.data.wrap import with_ids
-from goldiprox.objectives import Metric, Objective
-from goldiprox.precompute.irreducible import irreducible_losses
-from goldiprox.records.tables import ScoreTable
-from goldiprox.schema import Evidence, GoldiproxError, Selection
-from goldiprox.selection.methods import METHODS, Method, register
-from goldiprox.selection.own import method
-from goldiprox.training.step import Chooser, Chosen
+from typing import TYPE_CHECKING, Any
+
 from goldiprox.version import __version__
+
+if TYPE_CHECKING:
+    from goldiprox.content import content_id
+    from goldiprox.data.wrap import with_ids
+    from goldiprox.objectives import Metric, Objective
+    from goldiprox.precompute.irreducible import irreducible_losses
+    from goldiprox.recorder import Recorder
+    from goldiprox.records.tables import ScoreTable
+    from goldiprox.schema import Evidence, GoldiproxError, Selection
+    from goldiprox.selection.methods import METHODS, Method, register
+    from goldiprox.selection.own import method
+    from goldiprox.training.step import Chooser, Chosen
 
 __all__ = [
     "METHODS",
@@ -31,6 +36,7 @@ __all__ = [
     "Method",
     "Metric",
     "Objective",
+    "Recorder",
     "ScoreTable",
     "Selection",
     "__version__",
@@ -40,3 +46,37 @@ __all__ = [
     "register",
     "with_ids",
 ]
+
+_HOMES = {
+    "content_id": "content",
+    "with_ids": "data.wrap",
+    "Metric": "objectives",
+    "Objective": "objectives",
+    "irreducible_losses": "precompute.irreducible",
+    "Recorder": "recorder",
+    "ScoreTable": "records.tables",
+    "Evidence": "schema",
+    "GoldiproxError": "schema",
+    "Selection": "schema",
+    "METHODS": "selection.methods",
+    "Method": "selection.methods",
+    "register": "selection.methods",
+    "method": "selection.own",
+    "Chooser": "training.step",
+    "Chosen": "training.step",
+}
+"""The module of each public name: loaded, torch with it, when the name is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"goldiprox.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

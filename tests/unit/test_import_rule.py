@@ -36,6 +36,9 @@ ALLOWED = {
                    "models", "records", "config", "objectives", "training"},
     "analysis": {"schema", "seeds", "guarded", "records"},
     "report": {"schema", "guarded", "selection", "records", "analysis"},
+    "loggers": {"schema"},
+    "recorder": {"schema", "batch", "evidence", "models", "objectives", "records", "config",
+                 "training", "loggers"},
 }  # fmt: skip
 ROOMS_BELOW = set(ALLOWED)
 ALLOWED["workflows"] = ROOMS_BELOW
@@ -47,6 +50,7 @@ ALLOWED[""] = {
     "data",
     "objectives",
     "precompute",
+    "recorder",
     "records",
     "schema",
     "selection",

@@ -173,11 +173,14 @@ def test_what_makes_no_sense_is_refused(tmp_path):
 
 
 def test_an_error_in_the_loop_leaves_the_run_unfinished(tmp_path):
-    with (
-        pytest.raises(ZeroDivisionError),
-        Recorder(tmp_path / "a", method="mine", data="toy", examples=10) as record,
-    ):
-        record.step(torch.tensor([1]), torch.tensor([0.5]))
-        record.evaluate(accuracy=0.5)
-        raise ZeroDivisionError
+    record = Recorder(tmp_path / "a", method="mine", data="toy", examples=10)
+
+    def loop():
+        with record:
+            record.step(torch.tensor([1]), torch.tensor([0.5]))
+            record.evaluate(accuracy=0.5)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
     assert not (tmp_path / "a" / "result.json").exists()

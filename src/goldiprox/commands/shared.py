@@ -39,9 +39,9 @@ class Data(DataConfig):
     """The data, its name standing without a flag."""
 
     dataset: tyro.conf.Positional[str]
-    """Data set: a name (digits, diabetes, mnist, qmnist, ambiguous-mnist, fashion-mnist, cifar10, cifar100,
-    cifar100-relevance, cinic10, clothing1m, cola, sst2), the path of a Parquet file, of a folder of
-    them or of an image folder, or hub:NAME."""
+    """Data set: a name (digits, diabetes, mnist, qmnist, ambiguous-mnist, fashion-mnist, cifar10,
+    cifar100, cifar100-relevance, cinic10, clothing1m, cola, sst2), the path of a table (CSV, TSV,
+    JSON lines, Parquet), of a folder of them or of an image folder, or hub:NAME."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,8 +174,8 @@ def _label_sets(
                 values_NC[at, place[label]] = 1
             at += 1
     empty = int((values_NC.sum(1) == 0).sum())
-    notes: tuple[Note, ...] = (Note("different labels, of which an example may have several", len(known),
-                  tuple(known[:EXAMPLES])),)  # fmt: skip
+    what = "different labels, of which an example may have several"
+    notes: tuple[Note, ...] = (Note(what, len(known), tuple(known[:EXAMPLES])),)
     if empty:
         notes += (Note("examples without any label", empty),)
     return Targets(values_N=values_NC, kind="label sets", names=tuple(known), notes=notes)
