@@ -199,7 +199,7 @@ def lengths_of(batch: Batch) -> Tensor | None:
     None if it holds no texts. Columns, not tokens: in batches of one's own the padding may stand
     before the text.
     """
-    inputs = None if isinstance(batch, Mapping) or len(batch) < 2 else batch[1]
+    inputs = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
     if not isinstance(inputs, Mapping) or set(inputs) != set(PADDED):
         return None
     mask_BL: Tensor = inputs["attention_mask"]

@@ -379,6 +379,53 @@ def test_a_last_pool_of_two_is_read_as_those_before_it(data):
         assert list(batch[3][1]) == [f"s{i}" for i in batch[0].tolist()]
 
 
+@pytest.mark.parametrize("method", ["loss", "grad-norm"])
+@pytest.mark.parametrize("micro_batch", [None, 1, 2])
+def test_two_views_are_columns_however_the_pool_is_cut(data, method, micro_batch):
+    """Parts of two examples, and a last pool of two, leave open what a pair holds."""
+    items = [((data[0][i], data[0][i] + 1), int(data[1][i]), ("en", f"s{i}")) for i in range(12)]
+    net = nn.Sequential(nn.Linear(D, 4), nn.PReLU(), nn.Linear(4, C))
+    choose = Chooser(
+        net, method, share=0.5, micro_batch=micro_batch,
+        logits=lambda model, batch: model(batch[1][0]) + model(batch[1][1]),
+    )  # fmt: skip
+    for pool in DataLoader(goldiprox.with_ids(items), batch_size=5):
+        batch = choose(pool).batch
+        ids = batch[0].tolist()
+        assert torch.equal(batch[1][0], data[0][ids])
+        assert torch.equal(batch[1][1], data[0][ids] + 1)
+        assert list(batch[3][1]) == [f"s{i}" for i in ids]
+
+
+@pytest.mark.parametrize("method", ["loss", "grad-norm", "uniform"])
+def test_targets_of_any_number_an_example_are_cut(data, method):
+    boxes = [torch.full((i, 4), float(i)) for i in range(16)]
+    pool = {"id": torch.arange(16), "x": data[0][:16], "labels": data[1][:16], "boxes": boxes}
+    choose = Chooser(nn.Linear(D, C), method, logits=lambda model, batch: model(batch["x"]))
+    batch = choose(pool).batch
+    assert [len(found) for found in batch["boxes"]] == batch["id"].tolist()
+    pool["weights"] = torch.ones(C)
+    with pytest.raises(DataError, match=r'"weights" has the shape \(3,\) beside 16 ids'):
+        choose(pool)
+
+
+@dataclasses.dataclass
+class Pool:
+    ids: torch.Tensor
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+@pytest.mark.parametrize("method", ["loss", "grad-norm", "uniform"])
+def test_a_pool_may_be_a_dataclass(model, data, method):
+    parts = (torch.arange(16), data[0][:16], data[1][:16])
+    found = Chooser(model, method)(Pool(*parts)).batch
+    plain = Chooser(model, method)(parts).batch
+    assert isinstance(found, Pool)
+    assert torch.equal(found.ids, plain[0])
+    assert torch.equal(found.images, plain[1])
+
+
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_all_methods_cut_named_tuples_lists_and_arrays(data, micro_batch):
     pool_type = namedtuple("pool_type", "ids images labels names weights")

@@ -410,6 +410,7 @@ class ScoringPass:
                 per_example_loss=self._precise_losses,
                 forward=self._output,
                 micro_batch=self.micro_batch,
+                layout=self.layout,
             )
             outputs = found.outputs
             if isinstance(outputs, Tensor) and outputs.dim():

@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointError
 
+from goldiprox.entries import Layout
 from goldiprox.evidence.gradients.engine import Engine
-from goldiprox.evidence.gradients.fallback import examples_of, joined_outputs, rows
+from goldiprox.evidence.gradients.fallback import (
+    examples_of,
+    joined_outputs,
+    one_structure,
+    rows,
+)
 from goldiprox.evidence.gradients.products import accumulation_dtype
 from goldiprox.evidence.mode import uncompiled, undisturbed
 from goldiprox.schema import ConfigError
@@ -74,6 +80,7 @@ def gradient_norms(
     per_example_loss: Callable[[Any, Any], Tensor] = cross_entropy,
     forward: Callable[[nn.Module, Any], Any] = run_model,
     micro_batch: int | None = None,
+    layout: Layout | None = None,
 ) -> GradientPass:
     """Exact norms of per-example gradients over all trainable parameters.
 
@@ -90,11 +97,13 @@ def gradient_norms(
 
     Args:
         model: any module. Frozen parameters do not count.
-        inputs: tensor, or dict, list or tuple of tensors, with one row for each example.
+        inputs: tensor, or dict, list or tuple of tensors, with one row for each example; whatever
+            else :mod:`goldiprox.entries` can cut.
         targets: likewise; int64 class labels for the default loss.
         per_example_loss: (outputs, targets) -> loss_B, unreduced.
         forward: (model, inputs) -> outputs.
         micro_batch: at most this many examples at once; None takes all together.
+        layout: what other batches told of the structure of inputs and targets.
 
     Returns:
         Norms, and the losses and outputs of the same pass.
@@ -117,7 +126,7 @@ def gradient_norms(
     if size < 1:
         raise ConfigError(f"micro_batch is {micro_batch}; it must be at least 1")
     engine = Engine(model, per_example_loss, forward)
-    with undisturbed(model), torch.enable_grad(), uncompiled():
+    with undisturbed(model), torch.enable_grad(), uncompiled(), one_structure(layout):
         if size == 1:
             engine.probe(inputs, count)  # for its refusals alone: one example needs no tape
         parts = []

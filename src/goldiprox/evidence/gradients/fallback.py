@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from goldiprox.entries import Positions, Span, cut, fits, tensors
+from goldiprox.batch import ids_of
+from goldiprox.entries import Cut, Layout, Positions, Span, cut, fits, tensors
 from goldiprox.evidence.gradients.products import accumulation_dtype, square_sums
-from goldiprox.schema import ConfigError
+from goldiprox.schema import ConfigError, DataError
 
 __all__ = [
     "Part",
@@ -28,6 +31,7 @@ __all__ = [
     "looped_square_norms",
     "mapped_gradients",
     "mapped_square_norms",
+    "one_structure",
     "rows",
     "square_of_gradient",
 ]
@@ -66,26 +70,60 @@ class Part:
     outputs: Any
 
 
+_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def one_structure(layout: Layout | None = None) -> Iterator[None]:
+    """Within this context all inputs, and all targets, are of one structure or cut from it.
+
+    Two of its examples may leave open what a list holds; the whole, cut before, has told.
+
+    Args:
+        layout: what is known of the structure already.
+    """
+    token = _layout.set(Layout() if layout is None else layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
 def examples_of(*values: Any) -> int:
     """The number of examples in inputs and targets.
 
     Raises:
         ConfigError: if there is no tensor, or the tensors' first axes differ.
+        DataError: if a batch with ids, or tensors that agree, have something beside them that
+            cannot be cut.
     """
     sizes = [leaf.shape[0] if leaf.dim() else None for value in values for leaf in tensors(value)]
-    # A tensor of itself is the surest; in a structure, a first axis of size 1 may broadcast.
-    plain = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
-    counts = set(plain) or {size for size in sizes if size is not None}
+    # A tensor of itself is the surest, then the ids that a batch carries.
+    counts = {value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()}
+    ids = set[int]() if counts else _ids_in(values)
+    counts = counts or ids or {size for size in sizes if size is not None}
     if len(counts) > 1:
-        counts -= {1}
+        counts -= {1}  # a first axis of size 1 may broadcast
     if len(counts) == 1:
         (count,) = counts
         if all(fits(value, count) for value in values):
             return count
+        if ids or {*sizes, count} == {count}:
+            for value in values:  # raises, and names the part that is at fault
+                rows(value, slice(0, 0), count)
     raise ConfigError(
         "inputs and targets must be tensors (or dicts, lists or tuples of tensors) with one "
         f"row for each example; their first axes are {sizes}"
     )
+
+
+def _ids_in(values: Iterable[Any]) -> set[int]:
+    """How many ids each batch among some values carries."""
+    counts: set[int] = set()
+    for value in values:
+        with suppress(DataError):
+            counts.add(len(ids_of(value)))
+    return counts
 
 
 def rows(value: Any, chunk: slice | Tensor, count: int) -> Any:
@@ -99,7 +137,11 @@ def rows(value: Any, chunk: slice | Tensor, count: int) -> Any:
     Raises:
         DataError: if some part has neither one entry for each example nor none at all.
     """
-    return cut(value, count, Span(chunk) if isinstance(chunk, slice) else Positions(chunk))
+    return _cut(value, count, Span(chunk) if isinstance(chunk, slice) else Positions(chunk))
+
+
+def _cut(value: Any, count: int, how: Cut) -> Any:
+    return cut(value, count, how, _layout.get())
 
 
 class _UnmappableError(RuntimeError):
@@ -254,7 +296,7 @@ def mapped_gradients(
         values: dict[str, Tensor], leaves: list[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Any]]:
         single = _Replaced(leaf.unsqueeze(0) for leaf in leaves)
-        arguments = (cut(inputs, count, single), cut(targets, count, single))
+        arguments = (_cut(inputs, count, single), _cut(targets, count, single))
         loss_B, outputs = torch.func.functional_call(runner, values, arguments)
         if not isinstance(outputs, Tensor):
             raise RuntimeError("outputs that are no tensor cannot be carried out of a map")
@@ -267,8 +309,8 @@ def mapped_gradients(
         held *= HELD_ELSEWHERE
     size = max(1, held // sum(p.numel() for p in wanted.values()))
     columns = _Columns()
-    cut(inputs, count, columns)
-    cut(targets, count, columns)
+    _cut(inputs, count, columns)
+    _cut(targets, count, columns)
     for start in range(0, count, size):
         chunk = slice(start, min(start + size, count))
         with warnings.catch_warnings():

@@ -23,6 +23,7 @@ from goldiprox.evidence.gradients.fallback import (
     examples_of,
     looped_gradients,
     mapped_gradients,
+    one_structure,
     rows,
 )
 from goldiprox.evidence.gradients.gram_products import GramLedger, GramSum
@@ -74,7 +75,7 @@ def tangent_kernel(
     if block is not None and block < 1:
         raise ConfigError(f"block is {block}; it must be at least 1")
     engine = Engine(model, _chosen_logit, forward)
-    with undisturbed(model), torch.enable_grad(), uncompiled():
+    with undisturbed(model), torch.enable_grad(), uncompiled(), one_structure():
         classes, held = _one_example(model, inputs, count, forward)
         engine.probe(inputs, count)
         if engine.is_random:
