@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from goldiprox.models.unspaced import spaced
 from goldiprox.models.vision import Factory, Shape
 from goldiprox.schema import ConfigError
 
@@ -37,8 +38,11 @@ WEIGHTS = "config.json, model.safetensors, tokenizer.json and tokenizer_config.j
 class WordTokenizer:
     """One number for each word, of a vocabulary made from the texts that a model is trained on.
 
-    Words are lower-cased and cut at spaces and punctuation; those that occur but once share one
-    number with all unknown ones.
+    Words are lower-cased, composed (NFC) and cut at spaces and punctuation; accents, vowel signs
+    and points are part of them. Of scripts that are written without spaces (Chinese, Japanese,
+    Thai, Lao, Khmer, Burmese and their kin) each character is a word, together with the signs on
+    it: :mod:`goldiprox.models.unspaced`. Words that occur but once share one number with all
+    unknown ones.
 
     Attributes:
         key: tells vocabularies apart.
@@ -61,7 +65,10 @@ class WordTokenizer:
         """
         tokenizers = _package("tokenizers")
         self._tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(unk_token="[UNK]"))
-        self._tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+        normalizers = tokenizers.normalizers
+        self._tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.BertNormalizer(lowercase=True, strip_accents=False), normalizers.NFC()]
+        )
         self._tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
         trainer = tokenizers.trainers.WordLevelTrainer(
             vocab_size=WORDS,
@@ -69,7 +76,7 @@ class WordTokenizer:
             special_tokens=["[PAD]", "[UNK]", "[TEXT]"],
             show_progress=False,
         )
-        self._tokenizer.train_from_iterator(texts, trainer)
+        self._tokenizer.train_from_iterator(map(spaced, texts), trainer)
         # Every text begins with [TEXT], so that none is empty.
         self._tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
             single="[TEXT] $A", special_tokens=[("[TEXT]", 2)]
@@ -81,7 +88,7 @@ class WordTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """The numbers of each text's words, after the one that begins every text."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch([*map(spaced, texts)])]
 
 
 class PretrainedTokenizer:
