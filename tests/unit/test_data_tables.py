@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from goldiprox.data.datasets import load
 from goldiprox.data.settings import Reading
@@ -291,3 +292,56 @@ def test_noise_gives_examples_the_targets_of_others():
     for wrong in ({"ambiguous": 0.1}, {"high_relevance": 2}, {"redraw_original": False}):
         with pytest.raises(ConfigError, match="about classes"):
             make_splits(dataset, DataConfig(dataset="diabetes", **wrong))
+
+
+def pictures(folder, names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((6, 6, 3), 2 * number, dtype=np.uint8)
+        pixels[0, 0] = (255, 0, 0)
+        Image.fromarray(pixels).save(folder / name)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_names_of_image_files_are_read_beside_the_table(tmp_path, suffix):
+    names = [f"a b/{number}.png" for number in range(40)]
+    pictures(tmp_path, names)
+    table = {
+        "file_name": names,
+        "label": [("cat", "dog")[number % 2] for number in range(40)],
+        "weight": [float(number) for number in range(40)],
+    }
+    path = write(tmp_path / f"list{suffix}", table)
+    dataset = load(path)
+    assert dataset.class_names == ("cat", "dog")
+    images = dataset.store.fetch(torch.tensor([3, 0]))
+    assert images[:, 0, 2, 2].tolist() == [6, 0]
+    numbers = load(path, reading=Reading(label_column="weight"), targets="numbers")
+    assert numbers.labels_N.tolist() == table["weight"]
+    resized = load(path, reading=Reading(image_size=3))
+    assert resized.store.example_shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "", "absent.png"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
+    names = [f"{number}.png" for number in range(40)]
+    pictures(tmp_path / "data", names)
+    pictures(tmp_path, ["secret.png"])
+    table = {"file_name": [*names[:-1], name], "label": ["cat", "dog"] * 20}
+    refused(name or "row 39", load, write(tmp_path / "data" / "list.csv", table))
+
+
+def test_images_inside_parquet_with_numbers_and_with_label_sets(tmp_path):
+    pictures(tmp_path, [f"{number}.png" for number in range(20)])
+    table = {
+        "image": [(tmp_path / f"{number}.png").read_bytes() for number in range(20)],
+        "label": [float(number) / 3 for number in range(20)],
+        "labels": [["red"], ["red", "blue"]] * 10,
+    }
+    path = tmp_path / "images.parquet"
+    pq.write_table(pa.table(table), path)
+    numbers = load(str(path), targets="numbers")
+    assert numbers.labels_N.tolist() == pytest.approx(table["label"])
+    sets = load(str(path), reading=Reading(label_column="labels"))
+    assert sets.class_names == ("blue", "red")
+    assert sets.labels_N[:2].tolist() == [[0, 1], [1, 1]]

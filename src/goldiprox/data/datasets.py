@@ -162,8 +162,8 @@ def load(
             _require_used(reading, FILES, "Parquet files")
             files = parquet_tables(path, reading, targets)
         if files[0]:
-            return from_table_files(path.resolve().stem, *files, reading, targets)
-        return _of_kind(parquet_path(path, reading), targets)
+            return from_table_files(path.resolve().stem, *files, reading, targets, checked)
+        return _of_kind(parquet_path(path, reading, targets), targets)
     known = sorted({*DATASETS, *FOLDER_DATASETS})
     near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)
     raise ConfigError(

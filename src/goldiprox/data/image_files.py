@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from goldiprox.data.messages import printable
 from goldiprox.data.notes import EXAMPLES, Note, note_of
 from goldiprox.data.settings import Reading
 from goldiprox.data.store import Dataset, ImageStore, make_dataset, measure_some
+from goldiprox.data.targets import TargetKind
 from goldiprox.schema import DataError
 
 __all__ = ["files_dataset"]
@@ -76,6 +78,8 @@ def files_dataset(
     holdout_rows: Tensor | None = None,
     checked: Checked | None = None,
     notes: Sequence[Note] = (),
+    groups: Sequence[Any] | None = None,
+    targets: TargetKind = "classes",
 ) -> Dataset:
     """A data set of image files.
 
@@ -86,7 +90,7 @@ def files_dataset(
         name: what to call it.
         root: the folder that names are relative to.
         names: one file a row; a file's row is its id.
-        labels_N: int64 labels.
+        labels_N: int64 labels, or what ``targets`` says.
         test_rows: int64 rows of the test set.
         classes: their names.
         reading: how.
@@ -94,6 +98,8 @@ def files_dataset(
         holdout_rows: int64 rows of its own holdout set.
         checked: told of the check for images that cannot be read.
         notes: what was left out before.
+        groups: the group of each row, where there are groups.
+        targets: of which kind ``labels_N`` is.
 
     Raises:
         DataError: if images cannot be used and are not to be skipped; it counts all of them.
@@ -123,6 +129,7 @@ def files_dataset(
         name, found.store, labels_N, test_rows,
         class_names=classes, source=printable(str(root)), holdout_rows=holdout_rows,
         left_out=left_out if reading.skip_unreadable else None, preprocess=preprocess,
+        groups=groups, targets=targets,
         contents=_identity(root, names, flags_N, found.form),
         notes=(
             *notes,

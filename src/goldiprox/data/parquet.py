@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from goldiprox.data.gather import Gathered
-from goldiprox.data.labels import Labels, RawLabels, read_labels
+from goldiprox.data.labels import RawLabels
 from goldiprox.data.messages import first_line
 from goldiprox.data.notes import Note
 from goldiprox.data.settings import Reading
+from goldiprox.data.targets import TargetKind, Targets, are_lists, read_targets
 from goldiprox.data.text_columns import as_text, is_bytes, is_text, text_column
 from goldiprox.schema import DataError
 
@@ -56,7 +57,7 @@ class ParquetImages:
     """
 
     images_NCHW: Tensor
-    labels: Labels
+    labels: Targets
     train_count: int
     notes: tuple[Note, ...] = ()
 
@@ -72,7 +73,7 @@ class ParquetTexts:
     """
 
     texts: pa.ChunkedArray
-    labels: Labels
+    labels: Targets
     train_count: int
 
 
@@ -225,6 +226,7 @@ def read_images(
     test: Sequence[Path],
     reading: Reading | None = None,
     class_names: Sequence[str] | None = None,
+    targets: TargetKind | None = None,
 ) -> ParquetImages:
     """Decode all images into one array that is reserved beforehand.
 
@@ -235,6 +237,8 @@ def read_images(
         test: Parquet files of the test set.
         reading: names columns, where the user does, and says how images are resized.
         class_names: of the classes, where they do not come from the files.
+        targets: what the labels are read as; lists are label sets and anything else classes unless
+            given.
 
     Returns:
         Images and labels.
@@ -250,7 +254,7 @@ def read_images(
     counts = [file.metadata.num_rows for _, file in files]
     if not sum(counts):
         raise DataError(f"{paths[0]}: no rows")
-    labels = _read_labels(files, len(train), reading, class_names)
+    labels = _read_labels(files, len(train), reading, class_names, targets)
     starts = [0, *itertools.accumulate(counts)]
 
     def where(row: int) -> str:
@@ -323,7 +327,8 @@ def _read_labels(
     train_files: int,
     reading: Reading,
     class_names: Sequence[str] | None,
-) -> Labels:
+    targets: TargetKind | None = None,
+) -> Targets:
     """The labels of all files, by the names in their metadata unless others are given."""
     known = _named(reading.label_column, LABEL_COLUMNS)
     if class_names is None:
@@ -335,7 +340,9 @@ def _read_labels(
     for path, file in files:
         values = _read_column(path, file, _column(path, file, known, "label"))
         parts.append(RawLabels(values=values, where=str(path)))
-    return read_labels(parts, train_files, class_names)
+    if targets is None:
+        targets = "label sets" if are_lists(parts[0].values) else "classes"
+    return read_targets(parts, train_files, targets, class_names)
 
 
 def _encoded_batches(path: Path, file: Any, column: str) -> Any:

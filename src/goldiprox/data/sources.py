@@ -26,6 +26,7 @@ from goldiprox.data.parquet import (
 )
 from goldiprox.data.settings import Reading
 from goldiprox.data.store import Dataset, TextStore, make_dataset
+from goldiprox.data.targets import TargetKind, Targets
 from goldiprox.schema import DataError
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "from_parquet",
     "parquet_path",
     "stratified_test_rows",
+    "test_rows_of",
 ]
 
 ENVIRONMENT = "GOLDIPROX_DATA_DIR"
@@ -71,6 +73,13 @@ def stratified_test_rows(labels_N: Tensor, share: float = TEST_SHARE) -> Tensor:
     return torch.tensor(sorted(chosen), dtype=torch.int64)
 
 
+def test_rows_of(targets: Targets) -> Tensor:
+    """A fixed test set: the same share of every class, or of all where there are no classes."""
+    if targets.kind == "classes":
+        return stratified_test_rows(targets.values_N)
+    return stratified_test_rows(torch.zeros(len(targets.values_N), dtype=torch.int64))
+
+
 def digits(data_dir: Path | None = None) -> Dataset:
     """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn.
 
@@ -96,12 +105,15 @@ def digits(data_dir: Path | None = None) -> Dataset:
     )
 
 
-def parquet_path(path: Path, reading: Reading | None = None) -> Dataset:
+def parquet_path(
+    path: Path, reading: Reading | None = None, targets: TargetKind | None = None
+) -> Dataset:
     """Labelled images or texts from a Parquet file, or from a folder of training and test files.
 
     Args:
         path: a file, or a folder as :func:`goldiprox.data.parquet.find_shards` reads it.
         reading: names columns, where the user does.
+        targets: what the labels are read as, see :func:`goldiprox.data.parquet.read_images`.
 
     Returns:
         The data set, named like the path; without test files a fifth of every class is the test
@@ -123,7 +135,7 @@ def parquet_path(path: Path, reading: Reading | None = None) -> Dataset:
     if holds_texts(train[0], reading):
         found = read_texts(train, test, reading)
     else:
-        found = read_images(train, test, reading)
+        found = read_images(train, test, reading, targets=targets)
     groups = read_groups(train, test, reading.group_column)
     return from_parquet(path.resolve().stem, path, found, groups)
 
@@ -136,18 +148,18 @@ def from_parquet(
 ) -> Dataset:
     """Make a data set of what was read; without test files, of a part of the training files."""
     labels = found.labels
-    total = len(labels.labels_N)
+    total = len(labels.values_N)
     if found.train_count < total:
         test_rows = torch.arange(found.train_count, total)
     else:
-        test_rows = stratified_test_rows(labels.labels_N)
+        test_rows = test_rows_of(labels)
     notes = labels.notes
     if isinstance(found, ParquetImages):
         notes += found.notes
     inputs = found.images_NCHW if isinstance(found, ParquetImages) else TextStore(found.texts)
     return make_dataset(
-        name, inputs, labels.labels_N, test_rows,
-        class_names=labels.class_names, source=str(path), groups=groups, notes=notes,
+        name, inputs, labels.values_N, test_rows, targets=labels.kind,
+        class_names=labels.names, source=str(path), groups=groups, notes=notes,
     )  # fmt: skip
 
 

@@ -12,11 +12,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from goldiprox.data.files import Checked
+from goldiprox.data.image_files import files_dataset
 from goldiprox.data.labels import RawLabels
 from goldiprox.data.notes import Note
 from goldiprox.data.parquet import IMAGE_COLUMNS, column_types, find_shards
 from goldiprox.data.settings import Reading
-from goldiprox.data.sources import stratified_test_rows
+from goldiprox.data.sources import stratified_test_rows, test_rows_of
 from goldiprox.data.store import Dataset, TextStore, make_dataset
 from goldiprox.data.table_files import read_table, require_same_columns
 from goldiprox.data.tabular import contents_of, feature_columns, is_number, read_features
@@ -24,7 +26,7 @@ from goldiprox.data.targets import TargetKind, Targets, are_lists, read_targets
 from goldiprox.data.text_columns import is_text, text_column
 from goldiprox.schema import DataError
 
-__all__ = ["diabetes", "from_table_files", "random_test_rows"]
+__all__ = ["diabetes", "from_table_files"]
 
 LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "document")
@@ -79,6 +81,7 @@ def from_table_files(
     test: Sequence[Path],
     reading: Reading,
     targets: TargetKind | None = None,
+    checked: Checked | None = None,
 ) -> Dataset:
     """Make a data set of files that hold a table.
 
@@ -92,6 +95,7 @@ def from_table_files(
         reading: names columns, where the user does.
         targets: what the labels are; lists of labels are taken for label sets, everything else for
             classes unless given.
+        checked: told how many images, of how many, have been looked at.
 
     Returns:
         The data set; its ids number the rows, those of the training files first.
@@ -104,10 +108,8 @@ def from_table_files(
     labels = _label_columns(read, reading)
     known = _targets(read, labels, targets)
     other = [*labels, *([reading.group_column] if reading.group_column else [])]
-    if known.kind == "classes" and read.train_count == len(known.values_N):
-        chosen = stratified_test_rows(known.values_N)
-    elif read.train_count == len(known.values_N):
-        chosen = random_test_rows(len(known.values_N))
+    if read.train_count == len(known.values_N):
+        chosen = test_rows_of(known)
     else:
         chosen = torch.arange(read.train_count, len(known.values_N))
     common: dict[str, Any] = {
@@ -126,6 +128,13 @@ def from_table_files(
             source=read.where, preprocess=features.preprocess,
             contents=contents_of(read.table.select(names)),
             notes=(*notes, *left_out, *features.notes), **common,
+        )  # fmt: skip
+    if _holds_paths(read, column):
+        names = _image_names(read, column)
+        root = read.paths[0].parent
+        return files_dataset(
+            name, root, names, known.values_N, chosen, known.names, reading,
+            notes=notes, groups=common["groups"], targets=known.kind, checked=checked,
         )  # fmt: skip
     where = f"{read.where}: column {column}"
     if not is_text(read.table[column].type):
@@ -186,7 +195,7 @@ def diabetes(data_dir: Path | None = None) -> Dataset:
 
     bunch = load_diabetes(scaled=False)
     table = pa.table({name: bunch.data[:, at] for at, name in enumerate(bunch.feature_names)})
-    test_rows = random_test_rows(len(bunch.target))
+    test_rows = stratified_test_rows(torch.zeros(len(bunch.target), dtype=torch.int64))
     features = read_features(
         table, bunch.feature_names, _others(test_rows, len(bunch.target)), "diabetes"
     )
@@ -201,11 +210,6 @@ def diabetes(data_dir: Path | None = None) -> Dataset:
         contents=contents_of(table),
         targets="numbers",
     )
-
-
-def random_test_rows(count: int) -> Tensor:
-    """A fixed test set where there are no classes to take equal shares of."""
-    return stratified_test_rows(torch.zeros(count, dtype=torch.int64))
 
 
 def _others(rows: Tensor, count: int) -> Tensor:
@@ -339,3 +343,27 @@ def _holds_paths(read: _Read, column: str) -> bool:
         return False
     some = [value for value in values.slice(0, LOOKED_AT).to_pylist() if value]
     return bool(some) and all(Path(v).suffix.lower() in IMAGE_SUFFIXES for v in some)
+
+
+def _image_names(read: _Read, column: str) -> list[str]:
+    """Names of image files relative to the first table's folder, all inside it.
+
+    Raises:
+        DataError: if a name is missing or leads out of the folder, or the files lie in several.
+    """
+    folders = {path.parent for path in read.paths}
+    if len(folders) > 1:
+        raise DataError(
+            f"{read.where}: names of image files are relative to their table's folder, and these "
+            "tables lie in several; put them into one"
+        )
+    names: list[str] = read.table[column].to_pylist()
+    for row, value in enumerate(names):
+        if not value:
+            raise DataError(f"{read.where}: row {row} names no image file in column {column!r}")
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise DataError(
+                f"{read.where}: row {row} names {value!r}, which is not inside the table's folder; "
+                "write names relative to it"
+            )
+    return [str(Path(value)) for value in names]
