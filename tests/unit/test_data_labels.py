@@ -249,3 +249,18 @@ def test_other_columns_are_no_texts(tmp_path, texts, message):
 def test_items_of_bytes_are_texts_where_they_can_be():
     rows = [(f"så {n}".encode(), n % 2) for n in range(8)]
     assert from_items("mine", rows).store.fetch(torch.tensor([3])) == ["så 3"]
+
+
+def test_texts_in_scripts_without_spaces_are_said():
+    rows = [(text, n % 2) for n, text in enumerate(["ดีมาก", "so “good”", "映画", "한국어 é"] * 2)]
+    (note,) = from_items("mine", rows).notes
+    assert note.count == 4
+    assert note.first == ("ดีมาก", "映画", "ดีมาก")
+    assert "take each character for a word" in note.what
+    assert from_items("mine", [(f"“só” {n}", n % 2) for n in range(8)]).notes == ()
+
+
+def test_half_of_a_character_is_refused():
+    rows = [("a\ud83d" if n == 3 else "a", n % 2) for n in range(8)]
+    with pytest.raises(DataError, match="text 3 has half of a character"):
+        from_items("mine", rows)

@@ -61,9 +61,7 @@ def stratified_test_rows(labels_N: Tensor, share: float = TEST_SHARE) -> Tensor:
     Returns:
         int64 rows, ascending.
     """
-    keys = [
-        hashlib.sha256(f"goldiprox/test/{row}".encode()).digest() for row in range(len(labels_N))
-    ]
+    keys = [hashlib.sha256(b"goldiprox/test/%d" % row).digest() for row in range(len(labels_N))]
     by_class: dict[int, list[int]] = {}
     for row, label in enumerate(labels_N.tolist()):
         by_class.setdefault(label, []).append(row)

@@ -23,6 +23,7 @@ from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
 from goldiprox.data.settings import HoldoutMode
 from goldiprox.data.targets import TargetKind
 from goldiprox.data.text import TextPreprocessor
+from goldiprox.data.text_columns import is_encodable, unspaced
 from goldiprox.schema import DataError
 
 __all__ = [
@@ -127,9 +128,22 @@ class TextStore:
 
         Args:
             texts: one a row; none may be null.
+
+        Raises:
+            DataError: if a text cannot be encoded in UTF-8.
         """
-        column = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([list(texts)])
+        try:
+            column = texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([[*texts]])
+        except UnicodeEncodeError as error:
+            row = next(row for row, text in enumerate(texts) if not is_encodable(text))
+            raise DataError(
+                f"text {row} has half of a character ({first_line(error)}); decode it as UTF-8"
+            ) from error
         self._texts = column.cast(pa.large_string()).combine_chunks()
+
+    def notes(self) -> tuple[Note, ...]:
+        """What is to be said of the texts."""
+        return unspaced(self._texts)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -320,6 +334,8 @@ def make_dataset(
     _require_different(class_names, "classes", source)
     if targets == "classes":
         notes = (*notes, *_missing_classes(labels_N, train_rows, test_rows, class_names))
+    if isinstance(store, TextStore):
+        notes = (*notes, *store.notes())
     header = {"shape": [len(store), *store.example_shape], "dtype": str(torch.uint8), "layout": 1}
     if contents is None:
         contents = _contents(store)

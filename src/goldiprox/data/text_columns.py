@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from goldiprox.data.messages import first_line
+from goldiprox.data.notes import EXAMPLES, Note
 from goldiprox.schema import DataError
 
-__all__ = ["as_text", "is_bytes", "is_text", "text_column"]
+__all__ = ["as_text", "is_bytes", "is_encodable", "is_text", "text_column", "unspaced"]
+
+UNSPACED = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Hiragana}\p{Katakana}\p{Han}]"
+SHOWN = 20  # characters of a text that a note shows
 
 
 def is_text(kind: Any) -> bool:
@@ -43,6 +49,15 @@ def as_text(value: Any) -> str | None:
     return None
 
 
+def is_encodable(text: str) -> bool:
+    """Whether a text has no half of a character (a lone surrogate)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def text_column(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     """A column of texts in Arrow's usual form.
 
@@ -70,6 +85,33 @@ def text_column(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
             f"{where}: a text is not in UTF-8 ({first_line(error)}); encode all texts so"
         ) from error
     return texts
+
+
+def unspaced(texts: pa.Array) -> tuple[Note, ...]:
+    """How many texts are in scripts without spaces: the words of these are not looked for.
+
+    Args:
+        texts: of the type ``large_string``, none null.
+
+    Returns:
+        A note if there are any.
+    """
+    data = texts.buffers()[2]
+    if data is None:
+        return ()
+    # Such scripts take bytes of this range in UTF-8: far quicker to see than by the expression.
+    octets = np.frombuffer(data, np.uint8)
+    if (
+        octets.max(initial=0) < 0xE0
+        or not ((octets >= 0xE0) & (octets <= 0xEA) & (octets != 0xE2)).any()
+    ):
+        return ()
+    such = texts.filter(pc.match_substring_regex(texts, UNSPACED))
+    what = (
+        "texts in scripts without spaces, of which built-in models take each character for a word"
+    )
+    first = tuple(f"{text.as_py()[:SHOWN]}" for text in such[:EXAMPLES])
+    return (Note(what, len(such), first),) if len(such) else ()
 
 
 def _within(kind: Any) -> Any:
