@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from goldiprox.batch import Batch, ids_of, model_output
+from goldiprox.batch import Batch, model_output
 from goldiprox.config import LearnerConfig, TrainConfig
 from goldiprox.evidence.mode import Precision, autocast
 from goldiprox.objectives import CLASSIFICATION, Objective
@@ -129,7 +129,8 @@ def training_step(
     Returns:
         Output, losses and what was correct, before the update.
     """
-    with autocast(ids_of(batch).device, config.precision):
+    device = optimizer.param_groups[0]["params"][0].device
+    with autocast(device, config.precision):
         output = model_output(model, batch)
     mean, loss_k, correct_k = objective.step(output, batch, weights_k)
     # What zero_grad does; with all that it does beside, it costs a small model 2 % of a step.
