@@ -41,7 +41,8 @@ from goldiprox.workflows.cells import GridConfig
 from goldiprox.workflows.compare import compare
 from goldiprox.workflows.grid import compare_grid
 from goldiprox.workflows.irreducible import make_irreducible, take_irreducible
-from goldiprox.workflows.report import report_runs
+from goldiprox.workflows.outputs import require_writable
+from goldiprox.workflows.report import report_runs, require_folders
 from goldiprox.workflows.train import train_one
 
 __all__ = ["main"]
@@ -117,6 +118,7 @@ def _compare(
         il: The irreducible-loss model, made where a method needs it.
         irreducible: Irreducible-loss table to use instead of making one.
     """
+    require_writable(out, folder=True)
     splits = _splits(data, settings.objective)
     settings = fitting(settings, splits)
     varied = GridConfig(**asdict(grid))
@@ -159,6 +161,9 @@ def _train(
         replay: Train on the batches of this sequence, recorded by any other model; nothing is
             scored. Method, batch, pool and epochs are the sequence's; --steps replays a part.
     """
+    require_writable(out, folder=True)
+    if record is not None:
+        require_writable(record, flag="--record")
     splits = _splits(data, settings.objective)
     settings = fitting(settings, splits)
     with _Shown() as shown:
@@ -201,10 +206,11 @@ def _irreducible(
         id_column: Its column of ids: rows of the data set.
         value_column: Its column of losses, in nats.
     """
-    splits = _splits(data, settings.objective)
-    settings = fitting(settings, splits)
     if weights is not None and values is not None:
         raise ConfigError("--weights and --values exclude each other: say where losses come from")
+    require_writable(out)
+    splits = _splits(data, settings.objective)
+    settings = fitting(settings, splits)
     if weights is not None or values is not None:
         if values is not None:
             table = table_from_values(
@@ -237,17 +243,28 @@ def _irreducible(
     _wrote(out)
 
 
-def _report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+def _report(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path | None = None,
+    allow_different_data: bool = False,
+    overwrite: bool = False,
+) -> None:
     """Make a report from run folders again, or from what compare, dynamics or diet wrote.
 
     Args:
         runs: Run folders, or one output folder of compare, dynamics or diet.
-        out: Where to write comparison.json and report.html; the compare folder itself by default.
+        out: Where to write comparison.json and report.html; the study's own folder by default.
+        allow_different_data: Show runs of different data, labels or evaluation side by side: each
+            line names the difference, and nothing is said of who paid.
+        overwrite: Replace files in --out that no report has written.
     """
+    require_folders(runs)
     studies = (dynamics.report_dynamics, data_diet.report_diet)
-    if len(runs) == 1 and any(again(runs[0]) for again in studies):
+    if len(runs) == 1 and any(again(runs[0], out, overwrite) for again in studies):
         return
-    comparison, page = report_runs(runs, out)
+    comparison, page = report_runs(
+        runs, out, allow_different_data=allow_different_data, overwrite=overwrite
+    )
     _print_comparison(comparison)
     _wrote(page)
 

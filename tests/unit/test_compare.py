@@ -68,7 +68,7 @@ def write_run(tmp_path):
                 "arm": arm,
                 "protocol": protocol,
                 "config": {"train": {"method": method, "seed": seed, "batch": batch, "pool": None}},
-                "config_hash": "h",
+                "config_hash": f"{arm} {batch} {seed} {data['fingerprint']}",
                 "data": data,
                 "irreducible": IRREDUCIBLE if arm in CHARGED else None,
                 "proxy": proxy,
@@ -166,6 +166,7 @@ def test_costs_to_target(paper):
     assert uniform["steps_to_target"] == {
         "mean": 35.0, "std": pytest.approx(statistics.stdev([40, 30])), "reached": 2,
         "values": [40.0, 30.0], "mean_curve": 30.0,
+        "values_before": [30.0, 20.0], "mean_curve_before": 20.0,
     }  # fmt: skip
     assert uniform["epochs_to_target"]["values"] == [2.0, 1.5]
     for kind in ("charged", "amortised"):
@@ -183,6 +184,7 @@ def test_costs_to_target(paper):
     # loss: seed 1 touches exactly 0.79 at step 30; the mean curve never does.
     assert loss["steps_to_target"] == {
         "mean": 30.0, "std": None, "reached": 1, "values": [None, 30.0], "mean_curve": None,
+        "values_before": [None, 20.0], "mean_curve_before": None,
     }  # fmt: skip
 
 
@@ -199,6 +201,74 @@ def test_speedups_are_of_mean_curves(paper):
         "flops_amortised": pytest.approx(3000 / 4500),
     }
     assert set(entries["loss"]["speedup_over_uniform"].values()) == {None}
+
+
+def test_a_target_is_reached_between_two_evaluations(paper):
+    entries = by_name(summarise(paper, SETTINGS))
+    # uniform between 20 and 30 steps of 2 s; rho-loss too, of 3 s, after 10 s for its table.
+    assert entries["rho-loss"]["speedup_between"] == {
+        "steps": [pytest.approx(20 / 30), pytest.approx(30 / 20)],
+        "seconds_charged": [pytest.approx(40 / 100), pytest.approx(60 / 70)],
+        "flops_charged": [pytest.approx(2000 / 5500), pytest.approx(3000 / 4000)],
+    }
+    assert entries["loss"]["speedup_between"]["steps"] is None
+    # At 80 s, where uniform ends: rho-loss has paid 70 s at step 20, and stands at 0.75.
+    assert entries["rho-loss"]["at_equal_cost"] == {
+        "cost": "seconds_charged", "at": 80.0, "accuracy": pytest.approx(0.75),
+        "uniform": pytest.approx(0.78), "ahead": pytest.approx(-0.03),
+    }  # fmt: skip
+
+
+def test_what_was_paid_before_the_first_step_bounds_the_first_evaluation(write_run):
+    runs = [write_run("uniform", 0, [0.8, 0.8]), write_run("rho-loss", 0, [0.9, 0.9])]
+    rho = by_name(summarise(runs, SETTINGS))["rho-loss"]
+    # uniform: in its first 20 s; rho-loss: after 10 s for the table, in the 30 s that follow.
+    assert rho["speedup_between"]["seconds_charged"] == [0.0, pytest.approx(20 / 10)]
+
+
+def test_a_lead_at_equal_cost_is_never_called_a_loss_by_a_coarse_curve(write_run):
+    """Evaluations an epoch apart: both reach the target within the first, one 13 points ahead."""
+    runs = [write_run("uniform", 0, [0.60, 0.60]), write_run("loss", 0, [0.73, 0.74])]
+    [verdict] = summarise(runs, SETTINGS)["verdicts"]
+    assert verdict["paid"] is None
+    assert "too coarse to tell" in verdict["sentence"]
+    assert "--evaluate-every" in verdict["sentence"]
+    said = verdict["sentence"].replace("\N{NO-BREAK SPACE}", " ")
+    assert "After the same 40 seconds, everything charged, loss stood at 73.0 % and uniform" in said
+
+
+def test_two_models_are_two_lines_and_no_baseline(write_run, tmp_path):
+    runs = [write_run("uniform", 0, [0.5, 0.6]), write_run("loss", 0, [0.5, 0.7])]
+    other = write_run("uniform", 1, [0.7, 0.8])
+    manifest = read_json(other.path / "manifest.json")
+    manifest["config"]["train"]["model"] = manifest["model"]["name"] = "big"
+    write_json(other.path / "manifest.json", manifest)
+    for folder in runs:
+        manifest = read_json(folder.path / "manifest.json")
+        manifest["config"]["train"]["model"] = "mlp"
+        write_json(folder.path / "manifest.json", manifest)
+    comparison = summarise([*runs, other], SETTINGS)
+    names = ["uniform (model mlp)", "uniform (model big)", "loss (model mlp)"]
+    assert [entry["method"] for entry in comparison["methods"]] == names
+    assert comparison["models"] == ["big", "mlp"]
+    assert comparison["target_accuracy"] is None
+    [verdict] = comparison["verdicts"]
+    assert verdict["paid"] is None
+    assert "none is the baseline" in verdict["sentence"]
+
+
+def test_different_data_are_named_in_each_line_and_not_judged(write_run):
+    runs = [
+        write_run("uniform", 0, [0.5, 0.6]),
+        write_run("loss", 0, [0.7, 0.8], data={**DATA, "fingerprint": "0" * 64}),
+    ]
+    comparison = summarise(runs, SETTINGS, allow_different_data=True)
+    names = [entry["method"] for entry in comparison["methods"]]
+    assert names == ["uniform (fingerprint ffffffffffff)", "loss (fingerprint 000000000000)"]
+    assert set(comparison["methods"][1]["speedup_over_uniform"].values()) == {None}
+    [verdict] = comparison["verdicts"]
+    assert verdict["paid"] is None
+    assert "its data are not" in verdict["sentence"]
 
 
 def test_speedups_at_a_target_of_ones_own(paper):
@@ -342,7 +412,7 @@ def test_runs_of_different_data_are_not_compared(write_run):
         write_run("uniform", 0, [0.5]),
         write_run("loss", 0, [0.5], data={**DATA, "fingerprint": "0" * 64}),
     ]
-    with pytest.raises(ConfigError, match="2 different data sets"):
+    with pytest.raises(ConfigError, match=r"different data: fingerprint is f+ in .* and 0+ in"):
         summarise(runs, {})
     with pytest.raises(ConfigError, match="no finished runs"):
         summarise([], {})
@@ -455,7 +525,8 @@ def test_a_comparison_says_what_the_proxy_was(proxied):
         "rank_correlations": {},
     }  # fmt: skip
     assert summarise(proxied[:2], {})["proxy"] is None
-    assert verdict_of(comparison, "goldiprox")["paid"] is False
+    # Within its first 10 steps, after the table: from 8 x fewer seconds than uniform to far more.
+    assert "too coarse to tell" in verdict_of(comparison, "goldiprox")["sentence"]
 
 
 def verdict_of(comparison, name):

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goldiprox.analysis.comparable import Line, lines_of
 from goldiprox.analysis.correlate import reducible_correlations
+from goldiprox.analysis.crossings import at_equal_cost, between, ratio_between
 from goldiprox.analysis.groups import describe_groups
 from goldiprox.analysis.verdict import BASELINES, verdicts
 from goldiprox.records.groups import GroupCounts
@@ -73,6 +75,7 @@ class RunRecord:
     """A finished run, read back from its folder."""
 
     arm: str
+    line: Line
     seed: int
     batch: int
     pool: int
@@ -89,8 +92,12 @@ class RunRecord:
     groups: GroupCounts | None
 
 
-def read_run(folder: RunFolder) -> RunRecord:
+def read_run(folder: RunFolder, line: Line) -> RunRecord:
     """Read a finished run.
+
+    Args:
+        folder: its folder.
+        line: where it belongs in the comparison.
 
     Raises:
         CheckpointError: if a record is absent or damaged.
@@ -116,7 +123,8 @@ def read_run(folder: RunFolder) -> RunRecord:
     marked = {mark: steps[mark] for mark in MARKS if not steps[mark].null_count}
     correct = steps["already_correct"].to_numpy()
     return RunRecord(
-        arm=manifest.get("arm", train["method"]),
+        arm=line.arm,
+        line=line,
         seed=train["seed"],
         batch=train["batch"],
         pool=train["pool"] or 10 * train["batch"],
@@ -167,7 +175,11 @@ def _paid_along(curve: list[dict[str, float]], ends: npt.NDArray[Any]) -> dict[s
 
 
 def summarise(
-    folders: Sequence[RunFolder], settings: dict[str, Any], *, target: float | None = None
+    folders: Sequence[RunFolder],
+    settings: dict[str, Any],
+    *,
+    target: float | None = None,
+    allow_different_data: bool = False,
 ) -> dict[str, Any]:
     """Compare finished runs.
 
@@ -175,32 +187,40 @@ def summarise(
         folders: runs of any methods and seeds on the same data.
         settings: recorded as they are.
         target: accuracy to be reached; unless given, the best of uniform's mean curve.
+        allow_different_data: put runs of different data side by side, without a verdict on them.
 
     Returns:
         What ``comparison.json`` holds; see ``docs/formats.md``.
 
     Raises:
-        ConfigError: if the runs are of different data, or there are none.
+        ConfigError: if the runs are of different data, one is named twice, or there are none.
     """
-    runs = [read_run(folder) for folder in folders]
-    if not runs:
+    if not folders:
         raise ConfigError("no finished runs to compare")
-    fingerprints = {run.manifest["data"]["fingerprint"] for run in runs}
-    if len(fingerprints) > 1:
-        raise ConfigError(
-            f"these runs are of {len(fingerprints)} different data sets; compare like with like"
-        )
+    lines = lines_of(
+        [(folder.path, folder.manifest()) for folder in folders],
+        allow_different_data=allow_different_data,
+    )
+    runs = [read_run(folder, line) for folder, line in zip(folders, lines, strict=True)]
     given = target is not None
     groups = _best_batches(runs)
-    uniform = groups.get("uniform")
+    # Several lines of uniform (of two models, say) are no one baseline: none is taken for it.
+    baselines = [group for group in groups.values() if group[0].arm == "uniform"]
+    uniform = baselines[0] if len(baselines) == 1 else None
     if target is None and uniform is not None:
         target = float(_mean_curve(uniform, "accuracy").max())
     first = runs[0].manifest
     weakest = min(float(_mean_curve(group, "accuracy")[-1]) for group in groups.values())
     methods = [_describe(name, group, runs, target, weakest) for name, group in groups.items()]
-    reference = next((m for m in methods if m["method"] == "uniform"), None)
+    reference = None
+    if uniform is not None:
+        reference = next(m for m in methods if m["method"] == uniform[0].line.name)
     for entry in methods:
-        entry["speedup_over_uniform"] = _speedup(entry, reference)
+        comparable = reference is not None and entry["different"] == reference["different"]
+        against = reference if comparable else None
+        entry["speedup_over_uniform"] = _speedup(entry, against)
+        entry["speedup_between"] = _speedup_between(entry, against)
+        entry["at_equal_cost"] = None if against is None else at_equal_cost(entry, against)
     comparison: dict[str, Any] = {
         "dataset": first["data"]["dataset"],
         "protocol": first.get("protocol", "paper"),
@@ -210,6 +230,7 @@ def summarise(
         "settings": settings,
         "data": first["data"],
         "model": first["model"],
+        "models": sorted({run.manifest["model"]["name"] for run in runs}),
         "versions": first["versions"],
         "processes": max(run.manifest.get("processes", 1) for run in runs),
         "share_corrupted_in_data": _noise_in_data(first["data"]),
@@ -224,13 +245,13 @@ def summarise(
 
 
 def _best_batches(runs: list[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs by arm, baselines first; of several batch sizes the one that ended best; by seed."""
+    """Runs by line, baselines first; of several batch sizes the one that ended best; by seed."""
     groups: dict[str, list[RunRecord]] = {}
-    names = dict.fromkeys(run.arm for run in runs)
-    for name in sorted(names, key=lambda n: (*BASELINES, n).index(n)):
+    arms = {run.line.name: run.arm for run in runs}
+    for name in sorted(arms, key=lambda n: (*BASELINES, arms[n]).index(arms[n])):
         by_batch: dict[int, list[RunRecord]] = {}
         for run in runs:
-            if run.arm == name:
+            if run.line.name == name:
                 by_batch.setdefault(run.batch, []).append(run)
         best = max(by_batch.values(), key=_final_accuracy)
         groups[name] = sorted(best, key=lambda run: run.seed)
@@ -246,6 +267,9 @@ def _describe(
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "method": name,
+        "arm": group[0].arm,
+        "model": group[0].manifest["model"]["name"],
+        "different": group[0].line.different,
         "seeds": len(group),
         "seed_numbers": [run.seed for run in group],
         "batch": group[0].batch,
@@ -263,11 +287,15 @@ def _describe(
         "ledger": _mean_ledger(group).to_json(),
         "curve": _curve(group),
     }
-    batches = sorted({run.batch for run in runs if run.arm == name})
+    batches = sorted({run.batch for run in runs if run.line.name == name})
     if len(batches) > 1:
         entry["final_accuracy_by_batch"] = {
             str(b): _spread(
-                [run.curves.accuracy[-1] for run in runs if run.arm == name and run.batch == b]
+                [
+                    run.curves.accuracy[-1]
+                    for run in runs
+                    if run.line.name == name and run.batch == b
+                ]
             )
             for b in batches
         }
@@ -311,25 +339,42 @@ def _to_target(group: list[RunRecord], target: float | None, field: str) -> dict
 
     ``mean`` and ``std`` are over the seeds that reached it, ``values`` holds null for those that
     did not; ``mean_curve`` is where the seeds' mean accuracy reaches it, which every speedup is
-    computed from.
+    computed from. The target was reached somewhere between that evaluation and the one before,
+    whose costs are ``values_before`` and ``mean_curve_before``.
     """
     values: list[float | None] = []
+    before: list[float | None] = []
     for run in group:
-        index = _first_at(run.curves.accuracy, target)
-        cost = None if index is None else float(getattr(run.curves, field)[index])
-        values.append(cost)
+        costs = getattr(run.curves, field)
+        at, start = _first_at(run.curves.accuracy, target), _start(run, field)
+        values.append(None if at is None else float(costs[at]))
+        before.append(None if at is None else float(costs[at - 1]) if at else start)
     reached = [v for v in values if v is not None]
-    index = _first_at(_mean_curve(group, "accuracy"), target)
-    mean_curve = None
-    if index is not None:
-        mean_curve = float(_mean_curve(group, field)[index])
+    at = _first_at(_mean_curve(group, "accuracy"), target)
+    mean_curve = mean_before = None
+    if at is not None:
+        costs = _mean_curve(group, field)
+        mean_curve = float(costs[at])
+        start = float(np.mean([_start(run, field) for run in group]))
+        mean_before = float(costs[at - 1]) if at else start
     return {
         "mean": float(np.mean(reached)) if reached else None,
         "std": float(np.std(reached, ddof=1)) if len(reached) > 1 else None,
         "reached": len(reached),
         "values": values,
+        "values_before": before,
         "mean_curve": mean_curve,
+        "mean_curve_before": mean_before,
     }
+
+
+def _start(run: RunRecord, field: str) -> float:
+    """A cost before the first step."""
+    paid = {
+        "seconds_charged": run.irreducible_seconds,
+        "flops_charged": run.irreducible.total().flops,
+    }
+    return float(paid.get(field, 0.0))
 
 
 def _charged_and_amortised(
@@ -357,6 +402,16 @@ def _speedup(entry: dict[str, Any], uniform: dict[str, Any] | None) -> dict[str,
         "flops_charged": ratio(lambda e: e["flops_to_target"]["charged"]),
         "flops_amortised": ratio(lambda e: e["flops_to_target"]["amortised"]),
     }
+
+
+def _speedup_between(entry: dict[str, Any], uniform: dict[str, Any] | None) -> dict[str, Any]:
+    """Lowest and highest speedup that the evaluations allow; null if never, or not bounded."""
+    found: dict[str, Any] = {}
+    for cost in ("steps", "seconds_charged", "flops_charged"):
+        mine = between(entry, cost)
+        theirs = None if uniform is None else between(uniform, cost)
+        found[cost] = list(ratio_between(mine, theirs)) if mine and theirs else None
+    return found
 
 
 def _selected_share(group: list[RunRecord], weakest: float) -> dict[str, float | None]:

@@ -10,12 +10,19 @@ from goldiprox.commands.shared import Data, Shown, splits_of, told, wrote
 from goldiprox.config import TrainConfig
 from goldiprox.data.confusion import most_confused, read_matrix
 from goldiprox.workflows.confusion import confusion_matrix
+from goldiprox.workflows.outputs import is_confusion, require_output
 
 __all__ = ["confusion"]
 
 
 def confusion(
-    data: Flat[Data], out: Path, model: str = "mlp", epochs: int = 5, batch: int = 64, seed: int = 0
+    data: Flat[Data],
+    out: Path,
+    model: str = "mlp",
+    epochs: int = 5,
+    batch: int = 64,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Train a model plainly and count which classes it takes for which, on the holdout set.
 
@@ -25,7 +32,9 @@ def confusion(
         epochs: Passes over the training set.
         batch: Examples per step.
         seed: Seed of the initial weights and of the order of the data.
+        overwrite: Replace the file of --out even if it is no confusion matrix.
     """
+    require_output(out, is_confusion, overwrite=overwrite)
     splits = splits_of(data)
     config = TrainConfig(
         model=model, method="uniform", batch=batch, pool=batch, epochs=epochs, seed=seed

@@ -28,7 +28,9 @@ from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.selection.pruning import PruneRule
 from goldiprox.workflows.diet import diet as study
 from goldiprox.workflows.diet_settings import DietConfig
+from goldiprox.workflows.outputs import is_kept_table, require_output, require_writable
 from goldiprox.workflows.prune import prune_scores
+from goldiprox.workflows.report import require_page
 from goldiprox.workflows.score import make_scores
 
 __all__ = ["diet", "prune", "report_diet", "score"]
@@ -54,6 +56,7 @@ def score(
         irreducible: Irreducible-loss table of the whole training set to use instead.
         jobs: Processes that train replicas side by side; unless given, one a thread on a CPU.
     """
+    require_writable(out)
     splits = splits_of(data)
     with Shown() as shown:
         result = make_scores(
@@ -77,6 +80,7 @@ def prune(
     by: str | None = None,
     group: str | None = None,
     join: tuple[str, ...] = (),
+    overwrite: bool = False,
 ) -> None:
     """Keep part of a data set by a score, the hardest first; say what each class loses.
 
@@ -88,7 +92,10 @@ def prune(
         out: The table of what is kept, such as kept.parquet.
         group: Column that numbers groups whose losses are to be shown too.
         join: Further tables, separated by commas, whose columns are put beside the scores by id.
+        overwrite: Replace the file of --out even if it is an input or no table of this command's.
     """
+    inputs = [scores, *map(Path, join)]
+    require_output(out, is_kept_table, inputs=inputs, overwrite=overwrite)
     others = [ScoreTable.read(Path(path)) for path in join]
     pruned = prune_scores(ScoreTable.read(scores), rule, out, by=by, group=group, others=others)
     print(f"kept {pruned['kept']:,} of {pruned['of']:,} examples")
@@ -119,6 +126,7 @@ def diet(
         il: The irreducible-loss models: each scores the half that it has not seen.
         jobs: Processes that train replicas side by side; unless given, one a thread on a CPU.
     """
+    require_writable(out, folder=True)
     splits = splits_of(data)
     with Shown() as shown:
         found = study(
@@ -135,11 +143,12 @@ def diet(
     wrote(out / "report.html")
 
 
-def report_diet(out: Path) -> bool:
-    """Make the page of a pruning study again; False where ``out`` holds none."""
+def report_diet(out: Path, home: Path | None, overwrite: bool) -> bool:
+    """Make a pruning study's page again, in ``home`` if given; False where ``out`` is none."""
     if not (out / "diet.json").exists():
         return False
-    page = write_diet_report(out)
+    require_page(out, home or out, overwrite=overwrite)
+    page = write_diet_report(out, home)
     _show(read_json(out / "diet.json"))
     wrote(page)
     return True

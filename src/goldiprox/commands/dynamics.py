@@ -12,6 +12,8 @@ from goldiprox.records.mapped import open_table
 from goldiprox.report.dynamics import reading_lines, write_dynamics_report
 from goldiprox.workflows.dynamics import dynamics
 from goldiprox.workflows.dynamics_settings import DynamicsConfig
+from goldiprox.workflows.outputs import require_writable
+from goldiprox.workflows.report import require_page
 
 __all__ = ["report_dynamics", "watch"]
 
@@ -36,6 +38,7 @@ def watch(
         scores: Score table to order the examples by, with its column --by; without it, EL2N is
             computed on the way.
     """
+    require_writable(out, folder=True)
     splits = splits_of(data)
     with Shown() as shown:
         summary = dynamics(
@@ -51,11 +54,12 @@ def watch(
     wrote(out / "report.html")
 
 
-def report_dynamics(out: Path) -> bool:
-    """Make the page of a dynamics study again; False where ``out`` holds none."""
+def report_dynamics(out: Path, home: Path | None, overwrite: bool) -> bool:
+    """Make a dynamics study's page again, in ``home`` if given; False where ``out`` is none."""
     if not (out / "dynamics.json").exists():
         return False
-    page = write_dynamics_report(out)
+    require_page(out, home or out, overwrite=overwrite)
+    page = write_dynamics_report(out, home)
     print("\n".join(reading_lines(read_json(out / "dynamics.json"))))
     wrote(page)
     return True

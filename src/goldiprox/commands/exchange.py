@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes as Flat
 from goldiprox.commands.shared import splits_of, told, wrote
 from goldiprox.data.splits import DataConfig, Splits
 from goldiprox.records.sequences import BatchSequence, cut, join, thin
+from goldiprox.workflows.outputs import is_sequence_by, require_output
 from goldiprox.workflows.sequences import describe_sequence
 from goldiprox.workflows.tables import convert_table, describe_table
 
@@ -41,7 +42,9 @@ def _show_sequence(file: File, data: Flat[_AskedData]) -> None:
     told(describe_sequence(file, data.splits()))
 
 
-def _cut(file: File, out: Path, start: int = 0, stop: int | None = None) -> None:
+def _cut(
+    file: File, out: Path, start: int = 0, stop: int | None = None, overwrite: bool = False
+) -> None:
     """Keep some consecutive steps.
 
     Args:
@@ -49,30 +52,38 @@ def _cut(file: File, out: Path, start: int = 0, stop: int | None = None) -> None
         out: The sequence to write.
         start: First step to keep, counted from 0.
         stop: First step not to keep; the end unless given.
+        overwrite: Replace the file of --out even if it is the input or no sequence cut before.
     """
+    require_output(out, is_sequence_by("cut"), inputs=[file], overwrite=overwrite)
     cut(BatchSequence.open(file), out, start, stop)
     wrote(out)
 
 
-def _thin(file: File, out: Path, every: int) -> None:
+def _thin(file: File, out: Path, every: int, overwrite: bool = False) -> None:
     """Keep every n-th step, from the first on.
 
     Args:
         file: The sequence.
         out: The sequence to write.
         every: The n.
+        overwrite: Replace the file of --out even if it is the input or no sequence thinned before.
     """
+    require_output(out, is_sequence_by("thin"), inputs=[file], overwrite=overwrite)
     thin(BatchSequence.open(file), out, every)
     wrote(out)
 
 
-def _join(files: tyro.conf.Positional[tuple[Path, ...]], out: Path) -> None:
+def _join(
+    files: tyro.conf.Positional[tuple[Path, ...]], out: Path, overwrite: bool = False
+) -> None:
     """Put sequences of the same data and labels one after the other.
 
     Args:
         files: The sequences, in this order.
         out: The sequence to write.
+        overwrite: Replace the file of --out even if it is an input or no sequence joined before.
     """
+    require_output(out, is_sequence_by("join"), inputs=files, overwrite=overwrite)
     join(map(BatchSequence.open, files), out)
     wrote(out)
 
@@ -87,7 +98,7 @@ def _show_table(file: File, data: Flat[_AskedData]) -> None:
     told(describe_table(file, data.splits()))
 
 
-def _convert(file: File, out: Path) -> None:
+def _convert(file: File, out: Path, overwrite: bool = False) -> None:
     """Write a Parquet table in the mapped form, or a mapped one as Parquet.
 
     The mapped form is opened without being read: for tables that are large or shared by processes.
@@ -95,8 +106,9 @@ def _convert(file: File, out: Path) -> None:
     Args:
         file: The table.
         out: The table to write, such as il.arrow.
+        overwrite: Replace the file of --out even if it holds something else than this table.
     """
-    told(convert_table(file, out))
+    told(convert_table(file, out, overwrite=overwrite))
     wrote(out)
 
 

@@ -28,11 +28,12 @@ UNDECIDED = ("undecided", "?", "undecided")
 MARKS = {True: "✓", False: "✗", None: "?"}
 
 
-def write_diet_report(out: Path) -> Path:
-    """Write ``report.html`` into the output folder of a pruning study.
+def write_diet_report(out: Path, home: Path | None = None) -> Path:
+    """Write ``report.html`` of a pruning study.
 
     Args:
         out: holds ``diet.json``, ``manifest.json`` and ``examples.parquet``.
+        home: folder to write the page to; ``out`` unless given.
 
     Returns:
         The page's path.
@@ -69,7 +70,7 @@ def write_diet_report(out: Path) -> Path:
             command=manifest["command"],
         )
     )
-    page = out / "report.html"
+    page = (home or out) / "report.html"
     with whole_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page

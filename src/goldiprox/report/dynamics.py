@@ -20,11 +20,12 @@ BADGES = {True: ("paid", "✓", "seen"), False: ("unpaid", "✗", "not seen")}
 UNDECIDED = ("undecided", "?", "undecided")
 
 
-def write_dynamics_report(out: Path) -> Path:
-    """Write ``report.html`` into the output folder of a dynamics study.
+def write_dynamics_report(out: Path, home: Path | None = None) -> Path:
+    """Write ``report.html`` of a dynamics study.
 
     Args:
         out: holds ``dynamics.json`` and ``manifest.json``.
+        home: folder to write the page to; ``out`` unless given.
 
     Returns:
         The page's path.
@@ -60,7 +61,7 @@ def write_dynamics_report(out: Path) -> Path:
             command=manifest["command"],
         )
     )
-    page = out / "report.html"
+    page = (home or out) / "report.html"
     with whole_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page

@@ -61,14 +61,22 @@ class Panel:
     rows: list[tuple[str, list[Box]]]
 
 
-def write_grid_report(out: Path) -> Path:
-    """Write ``report.html`` into the output folder of a grid.
+def write_grid_report(out: Path, home: Path | None = None) -> Path:
+    """Write ``report.html`` of a grid.
+
+    Args:
+        out: the grid's folder, holds ``manifest.json``.
+        home: folder that holds ``comparison.json`` and gets the page; ``out`` unless given.
+
+    Returns:
+        The page's path.
 
     Raises:
         CheckpointError: if ``comparison.json`` is absent or damaged.
         GoldiproxError: if the page cannot be written.
     """
-    found: Grid = read_json(out / "comparison.json")
+    home = home or out
+    found: Grid = read_json(home / "comparison.json")
     manifest: dict[str, Any] = read_json(out / "manifest.json")
     grid = found["grid"]
     judged = [summary["method"] for summary in grid["summary"]]
@@ -90,7 +98,7 @@ def write_grid_report(out: Path) -> Path:
             command=manifest.get("command"),
         )
     )
-    page = out / "report.html"
+    page = home / "report.html"
     with whole_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page

@@ -34,12 +34,13 @@ BADGES = {True: ("paid", "✓", "paid"), False: ("unpaid", "✗", "did not pay")
 UNDECIDED = ("undecided", "?", "undecided")
 
 
-def write_report(out: Path) -> Path:
-    """Write ``report.html`` into the output folder of a comparison.
+def write_report(out: Path, study: Path | None = None) -> Path:
+    """Write ``report.html`` of a comparison.
 
     Args:
-        out: holds ``comparison.json``, and, of a whole comparison, ``manifest.json`` and
-            ``examples.parquet``; the page does without what is absent.
+        out: holds ``comparison.json`` and gets the page.
+        study: of a whole comparison, the folder with ``manifest.json`` and ``examples.parquet``;
+            ``out`` unless given. The page does without what is absent.
 
     Returns:
         The page's path.
@@ -48,13 +49,14 @@ def write_report(out: Path) -> Path:
         CheckpointError: if ``comparison.json`` is absent, or a record is damaged.
         GoldiproxError: if the page cannot be written.
     """
+    study = study or out
     comparison: Comparison = read_json(out / "comparison.json")
     manifest: dict[str, Any] = {}
-    if (out / "manifest.json").exists():
-        manifest = read_json(out / "manifest.json")
+    if (study / "manifest.json").exists():
+        manifest = read_json(study / "manifest.json")
     gallery: list[dict[str, Any]] = []
-    if (out / "examples.parquet").exists():
-        gallery = pq.read_table(out / "examples.parquet").to_pylist()
+    if (study / "examples.parquet").exists():
+        gallery = pq.read_table(study / "examples.parquet").to_pylist()
     page = out / "report.html"
     text = _render(comparison, manifest, gallery)
     with whole_file(page) as temporary:
@@ -92,6 +94,7 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
     settings = manifest.get("settings") or comparison["settings"]
     return environment.get_template("report.html").render(
         comparison=comparison,
+        models=[formats.model_name(name) for name in _models(comparison)],
         budget=comparison["protocol"] == "budget",
         budget_seconds=(settings.get("compare") or {}).get("seconds"),
         given_target=(settings.get("compare") or {}).get("target") is not None,
@@ -120,6 +123,12 @@ def _render(comparison: Comparison, manifest: dict[str, Any], gallery: list[dict
         settings=flat_settings(settings),
         command=manifest.get("command"),
     )
+
+
+def _models(comparison: Comparison) -> list[str]:
+    """The models trained; comparisons of before 0.2.0 name one."""
+    found: list[str] = comparison.get("models") or [comparison["model"]["name"]]
+    return found
 
 
 def _headings(columns: list[Column]) -> list[tuple[str, int]]:

@@ -32,7 +32,7 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
         return _budget_table(comparison)
     target = comparison["target_accuracy"]
     setting = "" if target is None else f", target {100 * target:.1f} %"
-    title = f"{comparison['dataset']}, {formats.model_name(comparison['model']['name'])}{setting}"
+    title = f"{comparison['dataset']}, {_models(comparison)}{setting}"
     table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold")
     headings = [
@@ -69,6 +69,11 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
     return table
 
 
+def _models(comparison: dict[str, Any]) -> str:
+    names = comparison.get("models") or [comparison["model"]["name"]]
+    return ", ".join(map(formats.model_name, names))
+
+
 def _chosen_heading(marks: list[str]) -> str:
     if marks == ["corrupted"]:
         return "wrong\nlabels %"
@@ -83,9 +88,7 @@ def _chosen(shares: dict[str, float], marks: list[str]) -> str:
 
 def _budget_table(comparison: dict[str, Any]) -> Table:
     """Equal seconds: there is no target, the final accuracy is what counts."""
-    title = (
-        f"{comparison['dataset']}, {formats.model_name(comparison['model']['name'])}, equal seconds"
-    )
+    title = f"{comparison['dataset']}, {_models(comparison)}, equal seconds"
     table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", overflow="fold")
     noisy = has_noise(comparison)

@@ -131,8 +131,15 @@ def compare_grid(
     return grid_of(out)
 
 
-def grid_of(out: Path) -> dict[str, Any]:
+def grid_of(out: Path, page: Path | None = None) -> dict[str, Any]:
     """Summarise the cells of a grid's folder; write ``comparison.json`` and the page.
+
+    Args:
+        out: the grid's folder.
+        page: folder to write both to; the grid's own unless given.
+
+    Returns:
+        What ``comparison.json`` holds.
 
     Raises:
         CheckpointError: if ``out`` is no grid's folder, or a record is damaged.
@@ -171,8 +178,8 @@ def grid_of(out: Path) -> dict[str, Any]:
             }
         )
     comparison = summarise_grid(summaries, grid.axes, settings, manifest["data"])
-    write_json(out / "comparison.json", comparison)
-    write_grid_report(out)
+    write_json((page or out) / "comparison.json", comparison)
+    write_grid_report(out, page)
     return comparison
 
 

@@ -14,6 +14,7 @@ from goldiprox.precompute.irreducible import REMEDY, irreducible_cost, require_f
 from goldiprox.records.mapped import MappedTable, open_table, write_mapped
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.schema import TableError
+from goldiprox.workflows.outputs import is_table_of, require_output
 
 __all__ = ["convert_table", "describe_table"]
 
@@ -117,15 +118,25 @@ def _spread(values: npt.NDArray[np.float32]) -> str:
     return f"{low:.4g} to {high:.4g}, mean {finite.mean(dtype=np.float64):.4g}, median {middle:.4g}"
 
 
-def convert_table(path: Path, out: Path) -> dict[str, str]:
+def convert_table(path: Path, out: Path, *, overwrite: bool = False) -> dict[str, str]:
     """Write a Parquet table in the mapped form, or a mapped one as Parquet.
+
+    Args:
+        path: the table.
+        out: where to write it.
+        overwrite: replace what is there, even if it is not this table in the other form.
+
+    Returns:
+        What to tell the user.
 
     Raises:
         TableError: if the table is damaged, its ids are too sparse, or ``out`` is the same file.
+        ConfigError: if ``out`` holds something else, or cannot be written.
     """
-    if out.exists() and out.samefile(path):
+    if out.exists() and path.exists() and out.samefile(path):
         raise TableError(f"{out} cannot be converted onto itself; choose another --out")
     table = open_table(path)
+    require_output(out, is_table_of(table.provenance), overwrite=overwrite)
     if isinstance(table, MappedTable):
         table.require_intact()
         table.in_memory().write(out)

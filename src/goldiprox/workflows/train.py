@@ -81,6 +81,8 @@ def train_one(
         sequence = BatchSequence.open(replayed)
         require_replayable(sequence, splits)
         config = replay_config(config, sequence)
+    if record is not None and record.exists():
+        BatchSequence.open(record)  # what is no sequence is refused before anything is trained
     config = resolved(config, splits.train.store.example_shape)
     name = config.method if sequence is None else REPLAY
     entry = Arm(name=name, method=method(config.method))
