@@ -6,6 +6,7 @@ import pytest
 from goldiprox.commands.data_diet import prune
 from goldiprox.commands.exchange import _convert
 from goldiprox.records.files import write_json
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError
 from goldiprox.selection.pruning import PruneRule
@@ -125,7 +126,8 @@ def test_what_is_no_run_is_said_in_one_line(tmp_path):
         with pytest.raises(ConfigError, match=f"{says}; report takes run folders"):
             report_runs([tmp_path / name], tmp_path / "page")
     model = tmp_path / "irreducible"
-    write_json(model / "manifest.json", {"config": {"data": {}, "irreducible": {}}})
+    body = {"data": {}, "irreducible": {}}
+    RunFolder(model).open({"config": body, "config_hash": "h", "data": {}})
     with pytest.raises(ConfigError, match="a run of another kind"):
         report_runs([model], tmp_path / "page")
     study = tmp_path / "study"

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Interval", "at_equal_cost", "between", "ratio_between", "seeds_between"]
+from goldiprox.analysis.spread import paired
+
+__all__ = ["Interval", "at_equal_cost", "between", "ratio_between"]
 
 Entry = dict[str, Any]
+Spread = dict[str, Any]
 Interval = tuple[float, float | None]
 """Lowest and highest possible value; None where nothing bounds it from above."""
 
@@ -41,21 +44,6 @@ def between(entry: Entry, cost: str) -> tuple[float, float] | None:
     return (_before(entry, cost, at) if before is None else before), at
 
 
-def seeds_between(entry: Entry, cost: str) -> dict[int, tuple[float, float] | None]:
-    """The same of each seed's own curve, by the seed's number."""
-    found = _found(entry, cost)
-    ends = found["values"]
-    starts = found.get("values_before")
-    if starts is None:  # as far before as the mean curve's evaluation
-        mean = between(entry, cost)
-        gap = 0.0 if mean is None else mean[1] - mean[0]
-        starts = [None if end is None else max(0.0, end - gap) for end in ends]
-    return {
-        seed: None if end is None else (start, end)
-        for seed, start, end in zip(entry["seed_numbers"], starts, ends, strict=True)
-    }
-
-
 def ratio_between(mine: tuple[float, float], theirs: tuple[float, float]) -> Interval:
     """How many times less than theirs mine may be, at least and at most."""
     lowest = theirs[0] / mine[1] if mine[1] else 0.0
@@ -66,9 +54,9 @@ def at_equal_cost(entry: Entry, uniform: Entry) -> dict[str, Any] | None:
     """Mean accuracies of a method and of uniform at the highest cost that both have paid.
 
     Returns:
-        ``cost`` (which), ``at``, ``accuracy``, ``uniform`` and ``ahead``: in charged seconds, or in
-        steps where all of uniform's seconds do not even pay the method's first evaluation; None
-        where curves are not recorded.
+        ``cost`` (which), ``at``, ``accuracy`` and ``uniform``; ``ahead``: whether the method is, by
+        more than the seeds differ, or None. In charged seconds, or in steps where all of uniform's
+        seconds do not even pay the method's first evaluation. None where curves are not recorded.
     """
     for field in ("seconds_charged", "step"):
         curves = [_curve(one, field) for one in (entry, uniform)]
@@ -78,15 +66,13 @@ def at_equal_cost(entry: Entry, uniform: Entry) -> dict[str, Any] | None:
         values = [_last(curve, at) for curve in curves]
         if None in values:
             continue
-        mine, theirs = values
-        assert mine is not None
-        assert theirs is not None
+        mine, theirs = (value for value in values if value is not None)
         return {
             "cost": field,
             "at": at,
-            "accuracy": mine,
-            "uniform": theirs,
-            "ahead": mine - theirs,
+            "accuracy": mine["mean"],
+            "uniform": theirs["mean"],
+            "ahead": _ahead(entry, mine, uniform, theirs),
         }
     return None
 
@@ -105,7 +91,7 @@ def _before(entry: Entry, cost: str, at: float) -> float:
     by at step 0; a proxy's part of it grows with the steps.
     """
     field = "step" if cost == "steps" else cost
-    costs = [cost for cost, _ in _curve(entry, field)]
+    costs = [paid for paid, _ in _curve(entry, field)]
     if not costs:
         return at
     place = next((i for i, value in enumerate(costs) if value >= at * (1 - 1e-9)), len(costs) - 1)
@@ -122,11 +108,25 @@ def _before(entry: Entry, cost: str, at: float) -> float:
     return float(min(at, max(0.0, beside[0] - slope * steps[0])))
 
 
-def _curve(entry: Entry, field: str) -> list[tuple[float, float]]:
-    """Cost and mean accuracy at each evaluation."""
-    return [(point[field], point["accuracy"]["mean"]) for point in entry["curve"] if field in point]
+def _ahead(entry: Entry, mine: Spread, uniform: Entry, theirs: Spread) -> bool | None:
+    """Whether one accuracy is above the other, over the seeds that both have."""
+    others = dict(zip(uniform["seed_numbers"], theirs["values"], strict=True))
+    pairs = [
+        (value, others[seed])
+        for seed, value in zip(entry["seed_numbers"], mine["values"], strict=True)
+        if seed in others
+    ]
+    if len(pairs) < 2:
+        return bool(mine["mean"] > theirs["mean"])
+    better: bool | None = paired(*zip(*pairs, strict=True))["better"]
+    return better
 
 
-def _last(curve: list[tuple[float, float]], at: float) -> float | None:
+def _curve(entry: Entry, field: str) -> list[tuple[float, Spread]]:
+    """Cost and accuracy at each evaluation."""
+    return [(point[field], point["accuracy"]) for point in entry["curve"] if field in point]
+
+
+def _last(curve: list[tuple[float, Spread]], at: float) -> Spread | None:
     """Accuracy at the last evaluation that costs no more."""
     return next((value for cost, value in reversed(curve) if cost <= at), None)

@@ -10,7 +10,6 @@ from goldiprox.analysis.crossings import (
     at_equal_cost,
     between,
     ratio_between,
-    seeds_between,
 )
 
 __all__ = ["verdicts"]
@@ -97,11 +96,10 @@ def _paper(entry: dict[str, Any], comparison: dict[str, Any]) -> dict[str, Any]:
     charged = speedup["seconds_charged"]
     interval = _interval(entry, uniform, "seconds_charged") or (charged, charged)
     paid, word = _judged(interval, charged)
-    faster, slower, unclear = _seeds_faster_and_slower(entry, uniform)
+    faster, slower = _seeds_faster_and_slower(entry, uniform)
     if paid is not None and (slower if paid else faster):
         paid = None
-        told = faster + slower + unclear
-        word = f"neither clearly paid nor cost ({faster} of {told} seeds are faster)"
+        word = f"neither clearly paid nor cost ({faster} of {faster + slower} seeds are faster)"
     sentence = (
         f"{name} {word}: it reached {_percent(target)} in "
         f"{_times(speedup['steps'], 'steps', 'uniform')}"
@@ -126,7 +124,7 @@ def _never_reached(entry: dict[str, Any], uniform: dict[str, Any], target: float
         f"{_percent(target)}{some}."
     )
     same = at_equal_cost(entry, uniform)
-    if same is not None and same["ahead"] > 0:
+    if same is not None and same["cost"] == "seconds_charged" and same["ahead"]:
         sentence = f"{name}: too short a run to tell: {facts}"
         return {"paid": None, "sentence": sentence + _equal_cost(entry, uniform)}
     return {"paid": False, "sentence": f"{name} did not pay: {facts}" + _equal_cost(entry, uniform)}
@@ -183,21 +181,22 @@ def _equal_cost(entry: dict[str, Any], uniform: dict[str, Any]) -> str:
     )
 
 
-def _seeds_faster_and_slower(
-    entry: dict[str, Any], uniform: dict[str, Any]
-) -> tuple[int, int, int]:
-    """Seeds that reached the target in fewer charged seconds than uniform's same seed, or in more.
-
-    The third number is that of seeds whose intervals overlap.
-    """
+def _seeds_faster_and_slower(entry: dict[str, Any], uniform: dict[str, Any]) -> tuple[int, int]:
+    """How many seeds reached the target in fewer charged seconds than uniform's same seed did."""
     # The target is what uniform's mean curve reaches at best: that one of its seeds stays just
     # below says nothing of the time, so pairs without it are left out.
-    theirs = seeds_between(uniform, "seconds_charged")
-    mine = seeds_between(entry, "seconds_charged")
-    pairs = [(mine[seed], other) for seed, other in theirs.items() if other and seed in mine]
-    faster = sum(a is not None and a[1] <= b[0] and a != b for a, b in pairs)
-    slower = sum(a is None or (a[0] >= b[1] and a != b) for a, b in pairs)
-    return faster, slower, len(pairs) - faster - slower
+    theirs = _seconds_by_seed(uniform)
+    pairs = [
+        (math.inf if seconds is None else seconds, theirs[seed])
+        for seed, seconds in _seconds_by_seed(entry).items()
+        if theirs.get(seed) is not None
+    ]
+    return sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+
+
+def _seconds_by_seed(entry: dict[str, Any]) -> dict[int, Any]:
+    values = entry["seconds_to_target"]["charged"]["values"]
+    return dict(zip(entry["seed_numbers"], values, strict=True))
 
 
 def _against_full(entry: dict[str, Any], comparison: dict[str, Any], charged: float) -> str:
