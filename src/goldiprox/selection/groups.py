@@ -182,8 +182,17 @@ class DiverseGradients:
     left of the pool's summed gradient. Gradients are never formed: their Gram matrix is the
     element-wise product of two small ones.
 
+    ``sampled`` is what the authors' program does: each turn draws a candidate in proportion to the
+    inner product of its gradient with what is left of the sum, over the layer's weights alone; once
+    nothing is left, uniformly.
+
     Source: DivBS (Hong et al. 2024, arXiv:2406.04872). Raises: NonFinite.
+
+    Attributes:
+        sampled: draw as the authors' program does, instead of taking the best.
     """
+
+    sampled: bool = False
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose; needs probabilities, features and labels."""
@@ -196,20 +205,29 @@ class DiverseGradients:
         errors_BC = errors_BC.index_select(0, order_B)
         features_BD = evidence.need("features_BD").index_select(0, order_B).to(errors_BC.dtype)
         inner_BB = errors_BC @ errors_BC.T
+        product_BB = features_BD @ features_BD.T
         # One more for the bias, in the same pass.
-        gram_BB = torch.addcmul(inner_BB, features_BD @ features_BD.T, inner_BB)
+        gram_BB = (
+            inner_BB * product_BB if self.sampled else torch.addcmul(inner_BB, product_BB, inner_BB)
+        )
         # The turns are taken on the CPU, where many small operations are cheapest; the matrix comes
         # over once, and is looked at there.
         gram_BB = gram_BB.cpu()
         require_finite(gram_BB.diagonal(), evidence.ids_B[order_B], "last-layer gradient")
         precision = 100 * torch.finfo(gram_BB.dtype).eps
-        chosen_k = torch.from_numpy(_greedy(gram_BB.numpy(), k, precision))
+        draws_k = None
+        if self.sampled:
+            draws_k = torch.rand(k, generator=generator, dtype=torch.float64).numpy()
+        chosen_k = torch.from_numpy(_greedy(gram_BB.numpy(), k, precision, draws_k))
         chosen_k = chosen_k.to(order_B.device, non_blocking=True)
         return Selection.of(evidence.ids_B, order_B[chosen_k])
 
 
 def _greedy(
-    gram_BB: npt.NDArray[np.floating[Any]], k: int, precision: float
+    gram_BB: npt.NDArray[np.floating[Any]],
+    k: int,
+    precision: float,
+    draws_k: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Pivoted Cholesky steps, each at the candidate with the largest share of the residual.
 
@@ -217,6 +235,8 @@ def _greedy(
         gram_BB: inner products of the gradients; worked with in double precision.
         k: how many.
         precision: share of the largest squared norm below which a direction counts as spanned.
+        draws_k: random numbers in [0, 1), one a turn, to draw by the inner product with the
+            residual instead.
     """
     size = len(gram_BB)
     # <g_i, residual>; the residual starts as the sum of all gradients
@@ -229,9 +249,12 @@ def _greedy(
     chosen: list[int] = []
     # In place throughout: each turn waits for the one before, so what a call costs adds up.
     for turn in range(k):
-        np.multiply(left_B, left_B, out=work_B)
-        work_B /= norm_B
-        pick = int(work_B.argmax())
+        if draws_k is None:
+            np.multiply(left_B, left_B, out=work_B)
+            work_B /= norm_B
+            pick = int(work_B.argmax())
+        else:
+            pick = _drawn(left_B, norm_B, draws_k[turn], out=work_B)
         if not work_B[pick] > 0.0:  # nor will anything add in a later turn: the residual stays
             break
         chosen.append(pick)
@@ -248,3 +271,19 @@ def _greedy(
     if len(chosen) < k:
         chosen += np.setdiff1d(np.arange(size), chosen)[: k - len(chosen)].tolist()
     return np.asarray(chosen, dtype=np.int64)
+
+
+def _drawn(
+    left_B: npt.NDArray[np.float64],
+    norm_B: npt.NDArray[np.float64],
+    number: float,
+    *,
+    out: npt.NDArray[np.float64],
+) -> int:
+    """Draw in proportion to |left_B|, leaving out what adds nothing; ``out`` holds the weights."""
+    np.abs(left_B, out=out)
+    out[np.isinf(norm_B)] = 0.0
+    upper_B = out.cumsum()
+    # Never on a candidate of weight zero, unless all are.
+    pick = np.searchsorted(upper_B, number * upper_B[-1], side="right")
+    return int(min(pick, len(out) - 1))

@@ -300,9 +300,9 @@ _add(
     "grad-norm",
     TopK(score.gradient_norm),
     "grad_norm_B",
-    "largest gradient over all parameters, exact",
+    "largest gradient over all parameters",
     f"{KATHAROPOULOS}; Alain et al. 2015",
-    "1 forward and 1 backward over the pool",
+    "1 forward and 1 backward over the pool, more where no rule covers the layers",
 )
 _add(
     "grad-norm-last-layer",
@@ -449,6 +449,14 @@ _add(
     DiverseGradients(),
     "log_probs_BC features_BD targets_B",
     "diverse last-layer gradients, chosen greedily",
+    "Hong et al. 2024 (DivBS), arXiv:2406.04872",
+    FORWARD,
+)
+_add(
+    "divbs-sampled",
+    DiverseGradients(sampled=True),
+    "log_probs_BC features_BD targets_B",
+    "diverse last-layer gradients, drawn as the authors' program does",
     "Hong et al. 2024 (DivBS), arXiv:2406.04872",
     FORWARD,
 )
