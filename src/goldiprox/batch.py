@@ -77,13 +77,10 @@ def ids_of(batch: Batch) -> Tensor:
         DataError: if the batch carries no integer ids.
     """
     batch = usual(batch)
-    if isinstance(batch, Mapping):
-        key = id_key(batch)
-        ids, where = batch.get(key), f'under the key "{key}"'
-        if ids is None:
-            where += f" (it has: {', '.join(map(str, batch)) or 'nothing'})"
-    elif isinstance(batch, tuple | list):
-        ids, where = batch[0] if batch else None, "as its first element"
+    if isinstance(batch, tuple | list):
+        ids = batch[0] if batch else None
+    elif isinstance(batch, Mapping):
+        ids = batch.get(id_key(batch))
     else:
         raise DataError(
             f"the batch is a {type(batch).__name__}, not a tuple or dict that carries ids; wrap "
@@ -92,16 +89,25 @@ def ids_of(batch: Batch) -> Tensor:
     ids_B = ids if isinstance(ids, Tensor) else _numbers(ids)
     if ids_B is None or ids_B.dim() != 1 or not _is_whole(ids_B.dtype):
         raise DataError(
-            f"the batch carries no integer ids {where}{_instead(ids, ids_B)}; wrap the data set "
-            "with goldiprox.with_ids, or, if it is wrapped, let no collate function and no "
-            "remove_unused_columns=True drop or change the ids"
+            f"the batch carries no integer ids {_where(batch)}{_instead(ids, ids_B)}; wrap the "
+            "data set with goldiprox.with_ids, or, if it is wrapped, let no collate function and "
+            "no remove_unused_columns=True drop or change the ids"
         )
     if ids_B.dtype == torch.uint64 and bool((ids_B.long() < 0).any()):
         raise DataError(
-            f"the batch carries ids of 2**63 or more {where}; ids are 64-bit integers with a sign: "
-            "number the examples, or take such ids as signed ones from the start"
+            f"the batch carries ids of 2**63 or more {_where(batch)}; ids are 64-bit integers with "
+            "a sign: number the examples, or take such ids as signed ones from the start"
         )
     return ids_B.long()
+
+
+def _where(batch: Batch) -> str:
+    """Where the ids of a batch belong, for messages."""
+    if not isinstance(batch, Mapping):
+        return "as its first element"
+    key = id_key(batch)
+    held = "" if key in batch else f" (it has: {', '.join(map(str, batch)) or 'nothing'})"
+    return f'under the key "{key}"{held}'
 
 
 def _numbers(ids: Any) -> Tensor | None:

@@ -192,8 +192,8 @@ def cut(value: Any, size: int, how: Cut, layout: Layout | None = None, place: Pl
     parts = _parts(value)
     if parts is None:
         raise DataError(
-            f"{_named(place)} is a {type(value).__name__}, of which it is not known what belongs "
-            f"to which example: {_advice(value)}"
+            f"{_named(place)} is of type {type(value).__name__}, of which it is not known what "
+            f"belongs to which example: {_advice(value)}"
         )
     return _rebuilt(value, [cut(part, size, how, layout, (*place, key)) for key, part in parts])
 
@@ -365,11 +365,11 @@ def _advice(value: Any) -> str:
 
 
 def _named(place: Place) -> str:
-    """A place for messages: ``field x``, or ``part 1 of the batch``."""
+    """A place for messages: ``the batch's field "x"['mask']``, or ``part 1 of the batch``."""
     if not place:
         return "the batch"
     first, *rest = place
-    name = (
-        f'the batch\'s field "{first}"' if isinstance(first, str) else f"part {first} of the batch"
-    )
-    return name + "".join(f"[{key!r}]" for key in rest)
+    inside = "".join(f"[{key!r}]" for key in rest)
+    if isinstance(first, str):
+        return f'the batch\'s field "{first}"{inside}'
+    return f"part {first}{inside} of the batch"

@@ -114,9 +114,11 @@ class Endless:
         (Listed("ab"), [0.5, 1.0], "must be a sequence of integers"),
         (Listed("ab"), [0, -1], "ids go from -1 to 0"),
         (Listed("ab"), np.array([0, 2**63], dtype="u8"), r"below 2\*\*63"),
-        (Listed("ab"), ["a.png", "b.png"], "the first is 'a.png'"),
+        (Listed("ab"), ["a.png", "b.png"], "'a.png' is none"),
         (Listed("ab"), [True, False], "not bool"),
-        (Listed("ab"), [0, 2**70], "the first is 0"),
+        (Listed("ab"), [0, 2**70], "1180591620717411303424 is none"),
+        (Listed("ab"), [0, None], "None is none: leave ids out"),
+        (Listed("ab"), 5, r"of shape \(\)"),
         (Listed("ab"), torch.zeros(2, 1).long(), r"of shape \(2, 1\)"),
         (Listed("ab"), [[0], [1, 2]], "must be a sequence of integers"),
     ],
@@ -136,7 +138,13 @@ def ids_and_values(dataset):
 
 
 def test_ids_of_numpy_and_ranges_are_taken():
-    for ids in (np.array([7, 9], dtype="u2"), range(7, 11, 2), torch.tensor([7, 9]).int()):
+    for ids in (
+        np.array([7, 9], dtype="u2"),
+        range(7, 11, 2),
+        (i for i in (7, 9)),
+        np.array([7, 9], dtype=object),
+        torch.tensor([7, 9]).int(),
+    ):
         assert with_ids(Listed("ab"), ids).ids_N.tolist() == [7, 9]
 
 

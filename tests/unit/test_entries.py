@@ -151,8 +151,8 @@ def test_a_batch_of_transformers_keeps_its_class_and_not_the_encodings_of_others
         ([list("abc"), list("abc")], r'"x"\[0\] is a list of 3 things'),
         (torch.eye(B).to_sparse(), "is a sparse_coo tensor"),
         (pack_sequence([ROWS] * B), "PackedSequence.*pack them in the model"),
-        (range(B), "is a range, of which it is not known"),
-        ({"a", "b"}, "is a set"),
+        (range(B), "is of type range, of which it is not known"),
+        ({"a", "b"}, "is of type set"),
         (iter("abcdef"), "iterator"),
         (nn.Identity(), "Identity"),
     ],
@@ -176,6 +176,11 @@ def texts(count):
     """What torch's collate function makes of pairs of texts: columns."""
     items = [(torch.tensor(i), torch.zeros(3), 0, ("en", f"s{i}")) for i in range(count)]
     return collate(items)
+
+
+def test_places_in_tuples_are_named_too():
+    with pytest.raises(DataError, match=r"part 1\['mask'\] of the batch has the shape \(7,\)"):
+        take((IDS, {"mask": torch.zeros(7)}), AT)
 
 
 def test_a_list_with_as_many_columns_as_examples_needs_another_pool_to_be_read():

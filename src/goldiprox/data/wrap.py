@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -248,16 +248,21 @@ def _integers(ids: Any) -> Tensor:
     """
     ids_N = ids.cpu() if isinstance(ids, Tensor) else None
     if ids_N is None:
+        if isinstance(ids, Iterable) and not hasattr(ids, "__len__"):
+            ids = list(ids)
         try:
             array = np.asarray(ids)
         except (TypeError, ValueError) as error:  # such as lists of several lengths
             raise ConfigError(f"ids must be a sequence of integers: {error}") from error
         if array.dtype.kind in "SUO":
-            first = next(iter(ids), None)
-            raise ConfigError(
-                f"ids must be a sequence of integers of 64 bits, and the first is {first!r}: leave "
-                "ids out to number the items, or give goldiprox.content_id of each name or content"
-            )
+            others = [i for i in ids if not isinstance(i, int) or not -(2**63) <= i < 2**63]
+            if others:
+                raise ConfigError(
+                    f"ids must be a sequence of integers of 64 bits, and {others[0]!r} is none: "
+                    "leave ids out to number the items, or give goldiprox.content_id of each name "
+                    "or content"
+                )
+            array = array.astype(np.int64)
         if array.dtype.kind not in "iu" and array.size:
             raise ConfigError(f"ids must be a sequence of integers, not {array.dtype}")
         if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63:

@@ -97,7 +97,7 @@ def examples_of(*values: Any) -> int:
         DataError: if a batch with ids, or tensors that agree, have something beside them that
             cannot be cut.
     """
-    sizes = [leaf.shape[0] if leaf.dim() else None for value in values for leaf in tensors(value)]
+    sizes = [leaf.size(0) if leaf.dim() else None for value in values for leaf in tensors(value)]
     # A tensor of itself is the surest, then the ids that a batch carries.
     counts = {value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()}
     ids = set[int]() if counts else _ids_in(values)
