@@ -187,6 +187,11 @@ def test_empty_name_is_refused():
     [
         ("digits", {"input_column": "x"}, "--input-column x does nothing with digits"),
         ("digits", {"group_column": "x"}, "--group-column x does nothing with digits"),
+        (
+            "digits",
+            {"feature_columns": ("x", "y")},
+            "--feature-columns x y does nothing with digits",
+        ),
         ("mnist", {"image_size": 8}, "--image-size 8 does nothing with mnist"),
         ("cinic10", {"label_column": "x"}, "--label-column x does nothing with cinic10"),
         ("folder", {"input_column": "x"}, "--input-column x does nothing with .* an image folder"),

@@ -73,7 +73,7 @@ FILES = ("skip_unreadable",)
 """Settings of images that lie in files of their own, but for those that only change the speed."""
 IMAGES = ("image_size", "image_fit", "background", *FILES)
 """Settings of images that are read from files."""
-COLUMNS = ("input_column", "label_column", "group_column")
+COLUMNS = ("input_column", "label_column", "group_column", "feature_columns")
 """Settings of tables."""
 
 FOLDER_DATASETS: dict[str, Callable[[Path | None, Reading, Checked | None], Dataset]] = {
@@ -140,7 +140,7 @@ def load(
         _require_used(reading, COLUMNS, f"{name_or_path}, which has no columns")
         return FOLDER_DATASETS[name_or_path](folder, reading, checked)
     if name_or_path.startswith("hub:"):
-        _require_used(reading, FILES, "data sets of the hub")
+        _require_used(reading, [*FILES, "feature_columns"], "data sets of the hub")
         return from_hub(name_or_path.removeprefix("hub:"), reading)
     path = Path(name_or_path).expanduser()
     if name_or_path and (_looks_like_path(name_or_path) or path.exists()):
@@ -192,7 +192,8 @@ def _require_used(reading: Reading, unused: Sequence[str], what: str) -> None:
     for field in fields(Reading):
         value = getattr(reading, field.name)
         if field.name in unused and value != field.default:
-            flag = f"--{field.name.replace('_', '-')}{'' if value is True else f' {value}'}"
+            given = " ".join(value) if isinstance(value, tuple) else "" if value is True else value
+            flag = f"--{field.name.replace('_', '-')} {given}".strip()
             raise ConfigError(f"{flag} does nothing with {what}: leave it out")
 
 

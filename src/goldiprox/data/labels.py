@@ -318,7 +318,7 @@ def _own_classes(where: str, keys: Sequence[Key]) -> tuple[tuple[str, ...], list
     if all(NUMBER.fullmatch(text) for text in texts):
         texts = _numerals(where, texts)
     else:
-        texts.sort()
+        texts = in_class_order(texts)
     return tuple(texts), [("text", text) for text in texts]
 
 
