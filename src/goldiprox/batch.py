@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -51,10 +51,17 @@ class IdKey(str):
     """The key of a mapping's ids where it is not ``id``, recognisable wherever it goes.
 
     It equals the plain text. Collate functions that go through the keys of the items, as torch's
-    and transformers' do, hand it on, and so do loaders with workers.
+    and transformers' do, hand it on, and so do loaders with workers. Those that spell the keys out
+    leave plain text, which is recognised by the keys that were ever made in this process.
     """
 
     __slots__ = ()
+    made: ClassVar[set[str]] = set()
+
+    def __new__(cls, text: str) -> IdKey:
+        """Make one, and remember that it was made."""
+        cls.made.add(text)
+        return super().__new__(cls, text)
 
 
 def usual(batch: Batch) -> Batch:
@@ -66,8 +73,22 @@ def usual(batch: Batch) -> Batch:
 
 
 def id_key(batch: Mapping[Any, Any]) -> str:
-    """The key under which a mapping carries its ids: what :func:`goldiprox.with_ids` was given."""
-    return next((key for key in batch if type(key) is IdKey), ID)
+    """The key under which a mapping carries its ids: what :func:`goldiprox.with_ids` was given.
+
+    Raises:
+        DataError: if that may be either of two keys.
+    """
+    for key in batch:
+        if type(key) is IdKey:
+            return key
+    plain = [key for key in batch if key in IdKey.made] if IdKey.made else ()
+    if plain and (ID in batch or len(plain) > 1):
+        raise DataError(
+            f'the batch\'s ids may stand under "{plain[0]}", a key that was given to with_ids, or '
+            f'under "{ID if ID in batch else plain[1]}": let the collate function keep the keys of '
+            "the items themselves (for key in items[0]), or drop the one that is no id"
+        )
+    return plain[0] if plain else ID
 
 
 def ids_of(batch: Batch) -> Tensor:

@@ -234,7 +234,7 @@ def test_ids_may_be_any_whole_numbers(ids):
 @pytest.mark.parametrize(
     "batch, message",
     [
-        ({"uid": IDS, "x": ROWS}, r'under the key "id" \(it has: uid, x\).*collate function'),
+        ({"index": IDS, "x": ROWS}, r'under the key "id" \(it has: index, x\).*collate function'),
         ({"id": ["a", "b"], "x": ROWS}, "but a list of str.*with_ids"),
         ({"id": np.array(["a", "b"])}, "but a ndarray"),
         ({"id": IDS.view(2, 3)}, r"but int64 of shape \(2, 3\)"),
@@ -261,6 +261,13 @@ def test_ids_under_another_key_are_recognised_beside_a_column_called_id():
     assert ids_of(found).tolist() == [14, 11]
     assert found["id"].tolist() == [19, 16]
     assert ids_of(to_device(batch, torch.device("meta"))).device.type == "meta"
+
+
+def test_a_key_that_a_collate_function_spelt_out_is_recognised_or_refused():
+    IdKey("spelt")
+    assert torch.equal(ids_of({"spelt": IDS, "x": ROWS}), IDS)
+    with pytest.raises(DataError, match=r'may stand under "spelt", .* or under "id"'):
+        ids_of({"id": IDS + 5, "x": ROWS, "spelt": IDS})
 
 
 class Keyword(nn.Module):
@@ -298,7 +305,7 @@ def test_columns_of_a_real_loader_follow_their_ids_to_the_last_pool():
     from goldiprox import with_ids
 
     layout = Layout()
-    for pool in DataLoader(with_ids(Listed(), key="row"), batch_size=3):
+    for pool in DataLoader(with_ids(Listed(), key="number"), batch_size=3):
         found = take(pool, torch.tensor([1, 0]), layout)
         ids = ids_of(found).tolist()
         assert found["pair"] == [("en", "en"), tuple(f"s{i}" for i in ids)]
