@@ -141,7 +141,7 @@ def load(
         return FOLDER_DATASETS[name_or_path](folder, reading, checked)
     if name_or_path.startswith("hub:"):
         _require_used(reading, [*FILES, "feature_columns"], "data sets of the hub")
-        return from_hub(name_or_path.removeprefix("hub:"), reading)
+        return from_hub(name_or_path.removeprefix("hub:"), reading, targets)
     path = Path(name_or_path).expanduser()
     if name_or_path and (_looks_like_path(name_or_path) or path.exists()):
         if data_dir is not None:

@@ -48,7 +48,7 @@ class Examples:
     def corrupted_N(self) -> Tensor:
         """Bool, whether the label used is not the published one (of several, whether any is)."""
         differs = self.targets_N != self.true_targets_N
-        return differs if differs.dim() == 1 else differs.any(1)
+        return differs if differs.dim() == 1 else differs.flatten(1).any(1)
 
     def mark(self, name: str) -> Tensor:
         """Bool, whether each example is marked so; ``corrupted`` is a mark too.
@@ -138,9 +138,9 @@ class Examples:
     def label_digest(self) -> str:
         """Identify the labels as used: sha256 in hex over (id, target) pairs sorted by id."""
         order = self.ids_N.argsort(stable=True)
-        if self.targets_N.is_floating_point():
+        if self.kind != "classes":
             digest = hashlib.sha256(self.ids_N[order].numpy().astype("<i8").tobytes())
-            digest.update(self.targets_N[order].numpy().astype("<f4").tobytes())
+            digest.update(self.targets_N[order].contiguous().view(torch.uint8).numpy().tobytes())
             return digest.hexdigest()
         pairs = torch.stack([self.ids_N[order], self.targets_N[order]], dim=1)
         return hashlib.sha256(pairs.numpy().astype("<i8").tobytes()).hexdigest()

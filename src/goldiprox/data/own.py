@@ -12,13 +12,15 @@ import torch
 from torch.utils.data import Subset
 
 from goldiprox.data.gather import Gathered, as_source
-from goldiprox.data.labels import RawLabels, plain_value, read_labels
+from goldiprox.data.items import holds_tensors, tensor_items
+from goldiprox.data.labels import RawLabels, plain_value
 from goldiprox.data.messages import first_line
 from goldiprox.data.notes import Note
 from goldiprox.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS
 from goldiprox.data.settings import Reading
-from goldiprox.data.sources import stratified_test_rows
+from goldiprox.data.sources import test_rows_of
 from goldiprox.data.store import Dataset, TextStore, make_dataset
+from goldiprox.data.targets import TargetKind, read_targets
 from goldiprox.data.text_columns import as_text
 from goldiprox.schema import DataError
 
@@ -38,6 +40,7 @@ def from_items(
     holdout: Any = None,
     class_names: Sequence[str] | None = None,
     reading: Reading | None = None,
+    targets: TargetKind | None = None,
 ) -> Dataset:
     """Make a data set of map-style ones, such as torchvision's; read into memory once.
 
@@ -45,13 +48,17 @@ def from_items(
         name: what to call it.
         train: has a length and gives ``(input, label)`` by number, or a mapping with one input and
             one label column. Inputs are PIL images, encoded images, uint8 arrays HWC or HW, uint8
-            tensors CHW, or texts; a transform that makes floats must be taken off.
+            tensors CHW, or texts. Or they are tensors as a model takes them, of any shape and type
+            (or mappings of such): these are read once too (above 1 GiB whenever they are needed),
+            so a random transform must be taken off.
         test: likewise; None takes a fifth of every class for testing.
         holdout: likewise; None if it has no holdout set of its own.
         class_names: one a class; the data set's own if it has them (``classes`` or a feature's
             ``names``), else what :func:`goldiprox.data.labels.read_labels` makes of the labels.
         reading: names the columns of mappings, and a group column if there is one; says how images
             are resized.
+        targets: what the labels are; tensors are taken as they are, lists are label sets, and
+            everything else is classes unless given.
 
     Returns:
         The data set; ids number the training items first, then the test items, then the holdout's.
@@ -60,6 +67,9 @@ def from_items(
         DataError: if an item has another form, or images differ in size; the item is named.
     """
     reading = reading or Reading()
+    if holds_tensors(train):
+        known = class_names or _own_names(train, reading)
+        return tensor_items(name, train, test, holdout, known, targets, test_rows_of)
     train, test, holdout = (_undecoded(part, reading) for part in (train, test, holdout))
     labels: list[RawLabels] = []
     groups: list[Any] = []
@@ -85,17 +95,21 @@ def from_items(
         labels.append(RawLabels(values=values, where=name, unit=f"{what} item"))
     if not counts[0]:
         raise DataError(f"{name}: no training items")
-    classes = read_labels(labels, 1, class_names or _own_names(train, reading))
+    if targets is None:
+        listed = isinstance(labels[0].values[0], list | tuple | set)
+        targets = "label sets" if listed else "classes"
+    classes = read_targets(labels, 1, targets, class_names or _own_names(train, reading))
     first, second = counts[0], counts[0] + counts[1]
     test_rows = torch.arange(first, second)
     if test is None:
-        test_rows = stratified_test_rows(classes.labels_N[:first])
+        test_rows = test_rows_of(replace(classes, values_N=classes.values_N[:first]))
     return make_dataset(
         name,
         TextStore(texts) if texts else images.images(),
-        classes.labels_N,
+        classes.values_N,
         test_rows,
-        class_names=classes.class_names,
+        class_names=classes.names,
+        targets=classes.kind,
         source=type(train).__name__,
         holdout_rows=None if holdout is None else torch.arange(second, sum(counts)),
         groups=groups if reading.group_column else None,
@@ -150,12 +164,13 @@ def _undecoded(data: Any, reading: Reading) -> Any:
     return data
 
 
-def from_hub(name: str, reading: Reading) -> Dataset:
+def from_hub(name: str, reading: Reading, targets: TargetKind | None = None) -> Dataset:
     """A data set of the public hub, through the ``datasets`` library and its cache.
 
     Args:
         name: ``owner/name``, or ``owner/name:configuration``.
         reading: names columns, where the user does.
+        targets: what the labels are read as, see :func:`from_items`.
 
     Returns:
         The data set. Its ``test`` split is the test set, else ``validation``, else a fifth of
@@ -192,7 +207,7 @@ def from_hub(name: str, reading: Reading) -> Dataset:
             test = splits[part]
         else:
             notes.append(Note(f"left out: the split {part}, beside test", len(splits[part])))
-    dataset = from_items(f"hub:{name}", train, test, reading=reading)
+    dataset = from_items(f"hub:{name}", train, test, reading=reading, targets=targets)
     return replace(dataset, notes=(*notes, *dataset.notes))
 
 

@@ -369,6 +369,8 @@ def _require_targets(
     labels_N: Tensor, targets: TargetKind, names: Sequence[str], source: str
 ) -> None:
     """Refuse targets whose type, shape or values are not those of their kind."""
+    if targets == "tensors":
+        return
     wanted = torch.int64 if targets == "classes" else torch.float32
     if labels_N.dtype != wanted:
         raise DataError(f"{source}: labels of type {labels_N.dtype}; give {wanted}")

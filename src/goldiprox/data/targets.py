@@ -17,9 +17,9 @@ from goldiprox.schema import DataError
 
 __all__ = ["TargetKind", "Targets", "read_targets"]
 
-TargetKind = Literal["classes", "numbers", "label sets"]
+TargetKind = Literal["classes", "numbers", "label sets", "tensors"]
 """``classes``: int64 of shape [N]; ``numbers``: float32, [N] or [N, D]; ``label sets``: 0 and 1 for
-each label, float32 of shape [N, C]."""
+each label, float32 of shape [N, C]; ``tensors``: whatever an objective of the user's own takes."""
 
 SHOWN = 5
 
@@ -69,6 +69,11 @@ def read_targets(
         )
     if kind == "numbers":
         return _numbers(parts, names)
+    if kind == "tensors":
+        raise DataError(
+            f"{parts[0].where}: targets that are tensors cannot be read from a file; use "
+            "goldiprox.compare(train=...) from Python"
+        )
     return _label_sets(parts, train_parts, names)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from goldiprox.batch import Batch, ids_of, targets_of
 from goldiprox.schema import ConfigError, DataError
 
-TargetKind = Literal["classes", "numbers", "label sets"]
+TargetKind = Literal["classes", "numbers", "label sets", "tensors"]
 
 __all__ = [
     "ACCURACY",
