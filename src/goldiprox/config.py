@@ -265,18 +265,21 @@ class IrreducibleConfig:
         """The model's name, ``auto`` resolved."""
         return small_model(self.model, target_model, example_shape)
 
-    def beside(self, target: LearnerConfig) -> IrreducibleConfig:
+    def beside(self, objective: str) -> IrreducibleConfig:
         """The same settings with the target model's objective.
+
+        Args:
+            objective: its name.
 
         Raises:
             ConfigError: if another one was asked for.
         """
-        if self.objective not in (LATER["objective"], target.objective):
+        if self.objective not in (LATER["objective"], objective):
             raise ConfigError(
                 f"the irreducible-loss model's objective {self.objective} is not the target "
-                f"model's, {target.objective}: the difference of their losses would mean nothing"
+                f"model's, {objective}: the difference of their losses would mean nothing"
             )
-        return replace(self, objective=target.objective)
+        return replace(self, objective=objective)
 
     def training(self, model: str, holdout: int, member: int = 0) -> TrainConfig:
         """Its training run: every example of the holdout set, shuffled, no selection.

@@ -125,7 +125,7 @@ def test_a_step_is_that_of_a_handwritten_loop(name, make_case):
     optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.01)
     for _ in range(5):
         loop.one_step()
-        ids, inputs, targets = loop.stepped.batch
+        _, inputs, targets = loop.stepped.batch
         if name == "regression":
             losses = (twin(inputs).squeeze(1) - targets) ** 2
         else:

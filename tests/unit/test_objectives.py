@@ -560,10 +560,11 @@ def test_settings_of_before_keep_their_hash():
 
 
 def test_the_irreducible_model_is_trained_for_what_the_target_is():
-    target = TrainConfig(objective="regression")
-    assert IrreducibleConfig().beside(target).training("mlp-128", 50).objective == "regression"
+    assert (
+        IrreducibleConfig().beside("regression").training("mlp-128", 50).objective == "regression"
+    )
     with pytest.raises(ConfigError, match=r"multilabel is not .* regression"):
-        IrreducibleConfig(objective="multilabel").beside(target)
+        IrreducibleConfig(objective="multilabel").beside("regression")
 
 
 def test_which_methods_work_for_every_objective():

@@ -14,6 +14,7 @@ from goldiprox.commands.shared import (
     Shown,
     command_line,
     console,
+    fitting,
     splits_of,
     told,
     wrote,
@@ -57,7 +58,8 @@ def score(
         jobs: Processes that train replicas side by side; unless given, one a thread on a CPU.
     """
     require_writable(out)
-    splits = splits_of(data)
+    splits = splits_of(data, settings.objective)
+    settings = fitting(settings, splits)
     with Shown() as shown:
         result = make_scores(
             splits,

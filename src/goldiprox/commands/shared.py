@@ -17,6 +17,7 @@ from goldiprox.config import CompareConfig, IrreducibleConfig, LearnerConfig, Tr
 from goldiprox.data.splits import DataConfig, Splits
 from goldiprox.data.targets import TargetKind
 from goldiprox.objectives import objective as objective_named
+from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.subset import splits_for
@@ -74,7 +75,9 @@ def splits_of(data: DataConfig, objective: str = "classification") -> Splits:
     return splits
 
 
-Settings = TypeVar("Settings", LearnerConfig, TrainConfig, CompareConfig, IrreducibleConfig)
+Settings = TypeVar(
+    "Settings", LearnerConfig, TrainConfig, CompareConfig, IrreducibleConfig, ScoreConfig
+)
 
 
 def fitting(settings: Settings, splits: Splits) -> Settings:

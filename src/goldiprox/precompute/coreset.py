@@ -112,6 +112,7 @@ def proxy_config(
     batch = min(PROXY_BATCH, examples)
     return TrainConfig(
         model=learner.resolved_companion(shape),
+        objective=learner.objective,
         method="uniform",
         batch=batch,
         pool=batch,
@@ -129,10 +130,11 @@ def _look(loop: Loop, proxy: Trained, spec: CoreSetSpec) -> Tensor:
     """One pass of the proxy, un-augmented, charged as scoring: scores_N or features_ND."""
     examples = loop.task.train
     feeder = proxy.feeder
-    scoring = ScoringPass(proxy.model, batchnorm="running")
+    scoring = ScoringPass(proxy.model, batchnorm="running", objective=loop.objective)
     field = "features_BD" if spec.by == "k-center" else "log_probs_BC"
     few = feeder(examples, feeder.typical(examples, 8))
-    flops = flops_per_example(proxy.model, few)[0] * len(examples)
+    forward, _ = flops_per_example(proxy.model, few, objective=loop.objective)
+    flops = forward * len(examples)
     with loop.clock("scoring", examples=len(examples), flops=flops):
         parts = torch.arange(len(examples)).split(SCORING_BATCH)
         score = PROXY_SCORES.get(spec.by)

@@ -21,7 +21,9 @@ from goldiprox.evidence.flops import flops_per_example
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import Precision
 from goldiprox.models.vision import Factory
+from goldiprox.objectives import objective as objective_named
 from goldiprox.precompute.diet_scores import (
+    SCORES,
     Forgetting,
     MarginArea,
     Score,
@@ -79,6 +81,10 @@ class ScoreConfig:
     max_length: int = 128
     """Texts are cut to this many tokens."""
 
+    objective: str = "classification"
+    """What they are trained for, as goldiprox train --objective has it. Other objectives than
+    classification have the scores grand, grand-init, grand-last-layer, loss and input-norm."""
+
     scores: tuple[str, ...] = (
         *("el2n", "grand", "forgetting", "margin", "aum", "loss", "entropy", "input-norm"),
     )
@@ -125,8 +131,14 @@ class ScoreConfig:
                 raise ConfigError(f"{name} is empty; name at least one")
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name} names something twice: {','.join(map(str, values))}")
+        has_classes = objective_named(self.objective).has_classes
         for name in self.scores:
-            score(name)
+            if score(name).of_classes and not has_classes:
+                known = ",".join(n for n, s in SCORES.items() if not s.of_classes)
+                raise ConfigError(
+                    f"the score {name} is of classifiers, not of objective {self.objective}; choose "
+                    f"others: --scores {known}"
+                )
         for name in ("replicas", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be at least 1")
@@ -161,6 +173,7 @@ class ScoreConfig:
             model=self.model,
             tokenizer=self.tokenizer,
             max_length=self.max_length,
+            objective=self.objective,
             method="uniform",
             batch=self.batch,
             pool=self.batch,
@@ -318,10 +331,10 @@ class ScoreHook(Hook):
 
     def _look(self, loop: Loop, entries: list[Score]) -> dict[str, Tensor]:
         """One pass in evaluation mode, un-augmented, charged as scoring."""
-        scoring = ScoringPass(loop.model, batchnorm="running")
+        scoring = ScoringPass(loop.model, batchnorm="running", objective=loop.objective)
         count = len(self._examples)
         few = loop.feeder(self._examples, loop.feeder.typical(self._examples, 8))
-        forward, training = flops_per_example(loop.model, few)
+        forward, training = flops_per_example(loop.model, few, objective=loop.objective)
         backward = any("grad_norm_B" in entry.needs for entry in entries)
         flops = count * (training if backward else forward)
         with loop.clock("scoring", examples=count, flops=flops):

@@ -44,6 +44,7 @@ class Score:
         needs: evidence that a snapshot is made of.
         function: Evidence -> score_B, of a snapshot.
         note: what a user of it must know.
+        of_classes: whether it means something for classification alone.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Score:
     needs: frozenset[str] = field(default_factory=frozenset)
     function: Callable[[Evidence], Tensor] | None = None
     note: str | None = None
+    of_classes: bool = False
 
     @property
     def column(self) -> str:
@@ -208,7 +210,15 @@ GRAND_INIT_NOTE = (
 SCORES: dict[str, Score] = {
     entry.name: entry
     for entry in (
-        _snapshot("el2n", "grad_norm_bound_B", "length of the error, |p - onehot|", DIET),
+        Score(
+            name="el2n",
+            kind="snapshot",
+            meaning="length of the error, |p - onehot|",
+            source=DIET,
+            needs=frozenset({"grad_norm_bound_B"}),
+            function=lambda evidence: evidence.need("grad_norm_bound_B"),
+            of_classes=True,
+        ),
         _snapshot("grand", "grad_norm_B", "exact norm of the gradient, all parameters", DIET),
         Score(
             name="grand-init",
@@ -230,6 +240,7 @@ SCORES: dict[str, Score] = {
             kind="watched",
             meaning="times forgotten; never learnt is the maximum",
             source="Toneva et al. 2018",
+            of_classes=True,
         ),
         Score(
             name="margin",
@@ -240,14 +251,16 @@ SCORES: dict[str, Score] = {
             function=lambda evidence: missing_margin(
                 evidence.need("log_probs_BC"), evidence.classes()
             ),
+            of_classes=True,
         ),
         Score(
             name="aum",
             kind="watched",
             meaning="mean of that over all visits",
             source="Pleiss et al. 2020, sign turned",
+            of_classes=True,
         ),
-        _snapshot("loss", "loss_B", "cross-entropy, nats", "folklore"),
+        _snapshot("loss", "loss_B", "loss, of a classifier in nats", "folklore"),
         Score(
             name="entropy",
             kind="snapshot",
@@ -255,6 +268,7 @@ SCORES: dict[str, Score] = {
             source="Coleman et al. 2020",
             needs=frozenset({"log_probs_BC"}),
             function=lambda evidence: predictive_entropy(evidence.need("log_probs_BC")),
+            of_classes=True,
         ),
         Score(
             name="input-norm",

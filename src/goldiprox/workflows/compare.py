@@ -97,7 +97,7 @@ def compare(
         config = replace(config, model=factory_name(factory))
     config = resolved(config, splits.train.store.example_shape)
     progress = progress or Progress()
-    irreducible = (irreducible or IrreducibleConfig()).beside(config)
+    irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     arms = arms_of(config)
     require_accuracy(config)
     for entry in arms:

@@ -85,7 +85,7 @@ def compare_grid(
         GoldiproxError: if a process is killed.
     """
     progress = progress or Progress()
-    irreducible = (irreducible or IrreducibleConfig()).beside(config)
+    irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     found = cells(config, grid)
     require_accuracy(config)
     arms = arms_of(config)

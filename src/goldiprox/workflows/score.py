@@ -93,7 +93,8 @@ def make_scores(
         progress=progress or Progress(),
         checkpoint=checkpoint,
     )
-    accuracies = [replica["accuracy"] for replica in made.provenance["replicas"]]
+    replicas = made.provenance["replicas"]
+    accuracies = [r["accuracy"] for r in replicas if r["accuracy"] is not None]
     cost = Ledger.from_json(made.provenance["ledger"]).total()
     told = {
         "scored": f"{len(made):,} examples, {len(made.provenance['scores'])} scores",
@@ -129,7 +130,7 @@ def score_table(
     """
     if factory is not None:
         config = replace(config, model=factory_name(factory))
-    irreducible = irreducible or IrreducibleConfig()
+    irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     identity = _identity(splits, config, irreducible, table)
     if path.exists():
         return _found(path, identity)
@@ -141,7 +142,9 @@ def score_table(
     data = splits.full
     task = Arm(name="uniform", method=METHODS["uniform"], full=True).task(splits)
     require_possible(config.training(0), task, factory)
-    columns = {LABEL: data.targets_N.numpy().astype(np.float32)}
+    columns = {}
+    if data.targets_N.dim() == 1:  # of several labels an example there is no column
+        columns[LABEL] = data.targets_N.numpy().astype(np.float32)
     if "input-norm" in config.scores:
         columns["input_norm"] = input_norms(splits)  # first: it may refuse the data
     if IRREDUCIBLE_LOSS in config.columns:

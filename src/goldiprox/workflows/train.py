@@ -92,7 +92,7 @@ def train_one(
     if entry.method.needs_irreducible_model and table is None:
         table = irreducible_for(
             splits,
-            (irreducible or IrreducibleConfig()).beside(config),
+            (irreducible or IrreducibleConfig()).beside(config.objective),
             out / "irreducible.parquet",
             RunFolder(out / "irreducible"),
             target_model=config.model,
