@@ -121,4 +121,6 @@ def test_every_pass_over_the_pool_is_charged(method, forward, with_backward, mak
     weights = [16 * 512, 512 * 512, 512 * 3]
     one_pass = 2 * sum(weights)
     assert training == 3 * one_pass - 2 * weights[0]
-    assert both == 24 * (forward * one_pass + with_backward * training)
+    # Exact norms: the gradients of layers' inputs and no others; and the first example alone.
+    norms = 24 * (one_pass + 2 * sum(weights[1:])) + one_pass
+    assert both == 24 * forward * one_pass + with_backward * norms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import torch
@@ -15,11 +16,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from goldiprox.batch import Batch, ids_of, model_output, take
 from goldiprox.evidence.flop_formulas import FORMULAS, looks_expensive
-from goldiprox.evidence.gradients import undisturbed
-from goldiprox.evidence.mode import uncompiled
+from goldiprox.evidence.gradients import without_checks
+from goldiprox.evidence.mode import twin_of, uncompiled, undisturbed
 from goldiprox.objectives import CLASSIFICATION, Objective
 
-__all__ = ["Counted", "Flops", "FlopsPerExample", "count_flops", "counting", "flops_per_example"]
+__all__ = [
+    "Counted",
+    "Flops",
+    "FlopsPerExample",
+    "PassFlops",
+    "count_flops",
+    "count_pass",
+    "counting",
+    "flops_per_example",
+]
 
 FlopsPerExample = tuple[float, float]
 """(forward, forward and backward) of one example."""
@@ -54,6 +64,27 @@ class Flops:
     forward: float
     training: float
     uncounted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassFlops:
+    """Floating-point operations of one kind of pass over pools of any size.
+
+    Attributes:
+        per_example: what each example adds.
+        per_call: what each call adds, however many examples it has.
+        uncounted: as in :class:`Flops`.
+    """
+
+    per_example: float = 0.0
+    per_call: float = 0.0
+    uncounted: tuple[str, ...] = ()
+
+    def of(self, size: int, micro_batch: int | None = None) -> float:
+        """Of a pool, scored at most ``micro_batch`` examples at once."""
+        # Parts no larger than those that were counted have their calls among the examples.
+        calls = 1 if micro_batch is None or micro_batch < FEW else ceil(size / micro_batch)
+        return self.per_call * calls + self.per_example * size
 
 
 class _Counter(TorchDispatchMode):
@@ -124,8 +155,8 @@ def count_flops(
 ) -> Flops:
     """Count a forward and a training pass and divide by the number of examples.
 
-    The model itself is run, since not every model can be copied; its modes, buffers, gradients and
-    the global random state are as before. The optimizer's update is not counted.
+    A copy of the model is run, or itself if it cannot be copied; modes, buffers, gradients and the
+    global random state are as before. The optimizer's update is not counted.
 
     Args:
         model: any.
@@ -135,6 +166,7 @@ def count_flops(
     """
     few = take(batch, torch.arange(min(FEW, ids_of(batch).numel())))
     count = int(ids_of(few).numel())
+    model = twin_of(model)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -171,3 +203,30 @@ def flops_per_example(
     """(forward, training) of :func:`count_flops`, with the same arguments."""
     flops = count_flops(model, batch, logits, objective)
     return flops.forward, flops.training
+
+
+def count_pass(run: Callable[[Batch], object], batch: Batch) -> PassFlops:
+    """Count a pass of any kind, by two runs of different size.
+
+    Args:
+        run: the pass; it leaves everything as it was.
+        batch: some examples on the model's device; at most 8 of them are used.
+    """
+    size = min(FEW, int(ids_of(batch).numel()))
+    few, fewer = (take(batch, torch.arange(n)) for n in (size, size // 2))
+    with without_checks():
+        run(few)  # the first time a model is looked at more closely
+        with counting() as whole:
+            run(few)
+        with counting() as part:
+            if size > 3:
+                run(fewer)
+    uncounted = tuple(sorted(whole.uncounted))
+    if size <= 3:  # one example alone goes another way
+        return PassFlops(per_example=whole.total / size, uncounted=uncounted)
+    per_example = (whole.total - part.total) / (size - size // 2)
+    return PassFlops(
+        per_example=per_example,
+        per_call=max(0.0, whole.total - size * per_example),
+        uncounted=uncounted,
+    )

@@ -412,6 +412,9 @@ class ScoringPass:
                 micro_batch=self.micro_batch,
                 layout=self.layout,
             )
+            if last is not None and found.slow_parameters:
+                with torch.no_grad():  # what ran last was a part of the pool
+                    self._output(self.model, batch)
             outputs = found.outputs
             if isinstance(outputs, Tensor) and outputs.dim():
                 self._require_values(batch, outputs.shape[-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +25,7 @@ __all__ = [
     "random_state_kept",
     "scoring_mode",
     "takes_statistics",
+    "twin_of",
     "uncompiled",
     "undisturbed",
 ]
@@ -154,6 +157,17 @@ class _Undisturbed(AbstractContextManager[None]):
 def undisturbed(model: nn.Module) -> AbstractContextManager[None]:
     """Put back a model's buffers and the random states, whatever is done in the block."""
     return _Undisturbed(model)
+
+
+def twin_of(model: nn.Module) -> nn.Module:
+    """A copy to try something on, or the model itself if it cannot be copied.
+
+    torch refuses to copy computed weights (the old ``weight_norm``), pickle locks and files.
+    """
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError, AttributeError, pickle.PickleError):
+        return model
 
 
 class _RandomStateKept(AbstractContextManager[None]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.config import TrainConfig
-from goldiprox.evidence.flops import flops_per_example
+from goldiprox.evidence.flops import count_flops
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.precompute.data_diet import ScoreConfig, ScoreHook
 from goldiprox.records.ledger import RUN_PHASES, Cost
@@ -133,9 +133,10 @@ def _look(loop: Loop, proxy: Trained, spec: CoreSetSpec) -> Tensor:
     scoring = ScoringPass(proxy.model, batchnorm="running", objective=loop.objective)
     field = "features_BD" if spec.by == "k-center" else "log_probs_BC"
     few = feeder(examples, feeder.typical(examples, 8))
-    forward, _ = flops_per_example(proxy.model, few, objective=loop.objective)
-    flops = forward * len(examples)
-    with loop.clock("scoring", examples=len(examples), flops=flops):
+    flops = count_flops(proxy.model, few, objective=loop.objective)
+    loop.ledger.leave_out(flops.uncounted)
+    count = len(examples)
+    with loop.clock("scoring", examples=count, flops=flops.forward * count):
         parts = torch.arange(len(examples)).split(SCORING_BATCH)
         score = PROXY_SCORES.get(spec.by)
         found = [

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from goldiprox.config import Schedule, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
-from goldiprox.evidence.flops import flops_per_example
+from goldiprox.evidence.flops import count_flops, count_pass
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import Precision
 from goldiprox.models.vision import Factory
@@ -334,9 +334,13 @@ class ScoreHook(Hook):
         scoring = ScoringPass(loop.model, batchnorm="running", objective=loop.objective)
         count = len(self._examples)
         few = loop.feeder(self._examples, loop.feeder.typical(self._examples, 8))
-        forward, training = flops_per_example(loop.model, few, objective=loop.objective)
-        backward = any("grad_norm_B" in entry.needs for entry in entries)
-        flops = count * (training if backward else forward)
+        if any("grad_norm_B" in entry.needs for entry in entries):
+            norms = count_pass(lambda pool: scoring(pool, {"grad_norm_B"}), few)
+            flops, uncounted = norms.of(count, GRADIENT_BATCH), norms.uncounted
+        else:
+            plain = count_flops(loop.model, few, objective=loop.objective)
+            flops, uncounted = plain.forward * count, plain.uncounted
+        loop.ledger.leave_out(uncounted)
         with loop.clock("scoring", examples=count, flops=flops):
             return snapshot(scoring, loop.feeder, self._examples, entries)
 

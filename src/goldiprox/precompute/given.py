@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from goldiprox.config import config_hash
 from goldiprox.data.splits import Splits
 from goldiprox.data.text import TextPreprocessor
-from goldiprox.evidence.flops import flops_per_example
+from goldiprox.evidence.flops import count_flops
 from goldiprox.models.registry import factory_name
 from goldiprox.models.text import WordTokenizer
 from goldiprox.models.vision import Factory
@@ -95,9 +95,10 @@ def table_from_model(
     few = feeder(splits.train, feeder.typical(splits.train, 8))
     ledger = Ledger()
     trained_for = objective_named(objective)
-    forward, _ = flops_per_example(net, few, objective=trained_for)
+    flops = count_flops(net, few, objective=trained_for)
+    ledger.leave_out(flops.uncounted)
     losses_N = score_examples(
-        net, splits.train, feeder, ledger, flops=forward, objective=trained_for
+        net, splits.train, feeder, ledger, flops=flops.forward, objective=trained_for
     )
     digest = None if weights is None else sha256_of(weights)
     config: dict[str, Any] = {

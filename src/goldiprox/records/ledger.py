@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 
@@ -35,8 +35,9 @@ class Cost:
     Attributes:
         examples: how many examples it handled.
         steps: how many times it ran.
-        flops: floating-point operations counted by ``torch.utils.flop_counter`` (matrix products
-            and convolutions; element-wise work and the optimizer's update are not counted).
+        flops: floating-point operations of torch's products, convolutions, attention, recurrent
+            layers and Fourier transforms; element-wise work and the optimizer's update are not
+            counted.
         seconds: wall time.
     """
 
@@ -56,14 +57,25 @@ class Cost:
 
 @dataclass
 class Ledger:
-    """Costs by phase, and the peak memory of the process."""
+    """Costs by phase, the peak memory of the process, and what the FLOPs leave out.
+
+    Attributes:
+        phases: what each cost.
+        peak_memory_bytes: of the process.
+        uncounted: names of operations that may cost much and are missing in the FLOPs.
+    """
 
     phases: dict[str, Cost] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    uncounted: tuple[str, ...] = ()
 
     def add(self, phase: str, cost: Cost) -> None:
         """Charge a cost to a phase."""
         self.phases[phase] = self.phases.get(phase, Cost()) + cost
+
+    def leave_out(self, operations: Iterable[str]) -> None:
+        """Note operations that the FLOPs do not count."""
+        self.uncounted = tuple(sorted({*self.uncounted, *operations}))
 
     def total(self, phases: tuple[str, ...] = CHARGED_PHASES) -> Cost:
         """Sum over some phases."""
@@ -72,6 +84,7 @@ class Ledger:
     def merged(self, other: Ledger) -> Ledger:
         """Both ledgers' costs added up; the higher of the two peaks."""
         result = Ledger(dict(self.phases), max(self.peak_memory_bytes, other.peak_memory_bytes))
+        result.leave_out((*self.uncounted, *other.uncounted))
         for phase, cost in other.phases.items():
             result.add(phase, cost)
         return result
@@ -82,6 +95,7 @@ class Ledger:
         return {
             "phases": {phase: asdict(self.phases[phase]) for phase in order},
             "peak_memory_bytes": self.peak_memory_bytes,
+            "uncounted_operations": list(self.uncounted),
         }
 
     @staticmethod
@@ -91,7 +105,9 @@ class Ledger:
         assert isinstance(phases, Mapping)
         peak = value.get("peak_memory_bytes", 0)
         assert isinstance(peak, int)
-        return Ledger({name: Cost(**cost) for name, cost in phases.items()}, peak)
+        uncounted = value.get("uncounted_operations", ())
+        assert isinstance(uncounted, list | tuple)
+        return Ledger({name: Cost(**cost) for name, cost in phases.items()}, peak, tuple(uncounted))
 
 
 class Clock:

@@ -15,6 +15,7 @@ __all__ = [
     "Row",
     "batch_table",
     "ledger_table",
+    "left_out_operations",
     "method_table",
     "proxy_table",
     "seed_table",
@@ -329,6 +330,12 @@ def ledger_table(entry: Entry) -> list[Row]:
     cells = [Cell(key="examples", text=""), Cell(key="steps", text=""), *_cost_cells(total)[2:]]
     position = len(charged)
     return [*rows[:position], Row(name="charged", cells=cells, strong=True), *rows[position:]]
+
+
+def left_out_operations(comparison: Comparison) -> list[str]:
+    """Operations that are missing in the FLOPs of some method; old files do not tell."""
+    ledgers = (entry["ledger"] for entry in comparison["methods"])
+    return sorted({name for one in ledgers for name in one.get("uncounted_operations", ())})
 
 
 def _cost_cells(cost: dict[str, float]) -> list[Cell]:

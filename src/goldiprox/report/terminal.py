@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from goldiprox.report import formats
-from goldiprox.report.tables import has_noise, known_marks
+from goldiprox.report.tables import has_noise, known_marks, left_out_operations
 
 __all__ = ["terminal_table", "verdict_lines"]
 
@@ -66,6 +66,8 @@ def terminal_table(comparison: dict[str, Any]) -> Table:
             *([_chosen(entry["selected_share"], marks)] if marks else []),
         )
     table.caption = "* irreducible-loss model, scoring and proxy charged; speedups are over uniform"
+    if left_out := left_out_operations(comparison):
+        table.caption += f"; missing in the FLOPs: {', '.join(left_out)}"
     return table
 
 

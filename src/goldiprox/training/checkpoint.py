@@ -50,7 +50,9 @@ def restore(loop: Loop, state: dict[str, Any]) -> None:
     for hook, kept in zip(loop.hooks, state["hooks"], strict=True):
         hook.load_state_dict(kept)
     loop.evaluations = [Evaluation(**e) for e in state["evaluations"]]
+    uncounted = loop.ledger.uncounted
     loop.ledger = Ledger.from_json(state["ledger"])
+    loop.ledger.leave_out(uncounted)
     loop.clock = Clock(loop.device, loop.ledger)
     loop.best = state["best"]
     torch.set_rng_state(state["cpu_rng"])

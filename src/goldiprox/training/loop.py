@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 
 from goldiprox.batch import ID, Batch, model_output, take, trimmed
 from goldiprox.config import TrainConfig
-from goldiprox.evidence.flops import flops_per_example
+from goldiprox.evidence.flops import count_flops
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.evidence.mode import random_state_kept, scoring_mode
+from goldiprox.evidence.mode import scoring_mode, twin_of, undisturbed
 from goldiprox.models.registry import parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import objective as objective_named
@@ -187,7 +186,9 @@ class Loop:
             self._require_batches_that_normalise()
         few = self.feeder(task.train, self.feeder.typical(task.train, 8))
         self._require_fitting(few)
-        self._flops = flops_per_example(self.model, few, objective=self.objective)
+        self._flops = count_flops(self.model, few, objective=self.objective)
+        self._norm_flops = self.chooser.count_gradients(few)
+        self.ledger.leave_out((*self._flops.uncounted, *self._norm_flops.uncounted))
         self.plan = (plan or self.chooser.method.plan)(
             Course(
                 ids_N=task.train.ids_N,
@@ -225,8 +226,9 @@ class Loop:
             micro_batch=self.config.scoring_micro_batch,
             objective=self.objective,
         )
-        flops = flops_per_example(model, few, objective=self.objective)
-        return Companion(model, spec, self.config, scoring, flops)
+        flops = count_flops(model, few, objective=self.objective)
+        self.ledger.leave_out(flops.uncounted)
+        return Companion(model, spec, self.config, scoring, (flops.forward, flops.training))
 
     def _require_fitting(self, few: Batch) -> None:
         """Find out now if the model's output or any target does not fit the objective."""
@@ -247,9 +249,9 @@ class Loop:
         last = len(self.task.train) % self.config.pool_size or self.config.pool_size
         if self.config.chosen(last) > 1:
             return
-        twin = copy.deepcopy(self.model)
+        twin = twin_of(self.model)
         try:
-            with torch.no_grad(), random_state_kept(twin):
+            with torch.no_grad(), undisturbed(twin):
                 model_output(twin, self.feeder(self.task.train, torch.arange(1)))
         except ValueError as error:
             raise ConfigError(
@@ -333,7 +335,7 @@ class Loop:
                 part = None if augmentation is None else augmentation[chosen]
                 batch = self.feeder(self.task.train, positions_B[chosen], part)
         k = len(selection)
-        with clock("training", examples=k, flops=self._flops[1] * k):
+        with clock("training", examples=k, flops=self._flops.training * k):
             weights_k = selection.weights_k.to(self.device) if selection.weighted else None
             self.stepped = stepped = training_step(
                 self.model, self.optimizer, batch, weights_k, config, self.objective
@@ -369,9 +371,10 @@ class Loop:
             self.task.train.prefetch(self.plan.draw(self.step + 1).positions_B)
 
     def _scoring_flops(self, size: int) -> float:
-        forward, with_backward = self.chooser.passes
+        forward, _ = self.chooser.passes
         beside = self.companion.flops[0] if self.companion else 0.0
-        return (forward * self._flops[0] + with_backward * self._flops[1] + beside) * size
+        norms = self._norm_flops.of(size, self.config.scoring_micro_batch)
+        return float((forward * self._flops.forward + beside) * size + norms)
 
     def _select(self, pool: Batch, draw: Draw) -> Selection:
         known = None if self.companion is None else self.companion.score(pool)
@@ -397,9 +400,8 @@ class Loop:
         return self.step % every == 0 or self.step == self.total
 
     def _evaluate(self) -> None:
-        forward, _ = self._flops
         count = len(self.task.evaluation)
-        with self.clock("evaluation", examples=count, flops=forward * count):
+        with self.clock("evaluation", examples=count, flops=self._flops.forward * count):
             found = evaluate(
                 self.model,
                 self.task.evaluation,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from goldiprox.batch import Batch, ids_of, model_output, take, targets_of
+from goldiprox.evidence.flops import PassFlops, count_pass
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import BatchNormMode, Precision, device_of
 from goldiprox.evidence.outputs import LABEL_FIELDS
@@ -214,6 +215,16 @@ class Chooser:
         companion = self.method.companion
         given = frozenset[str]() if companion is None else {companion.fills}
         return self._scoring.passes(self.method.needs - given)
+
+    def count_gradients(self, batch: Batch) -> PassFlops:
+        """What gradient norms cost, if the method needs any: the passes that they really take.
+
+        Args:
+            batch: some examples on the model's device; a few are scored.
+        """
+        if not self.passes[1]:
+            return PassFlops()
+        return count_pass(lambda pool: self._scoring(pool, {"grad_norm_B"}), batch)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep for choices to go on as they would have."""

@@ -129,12 +129,15 @@ def train_one(
     if recording is not None:
         recording.write(splits, config, table)
     result = folder.result()
-    paid = Ledger.from_json(folder.ledger()).total(RUN_PHASES)
+    ledger = Ledger.from_json(folder.ledger())
+    paid, left_out = ledger.total(RUN_PHASES), ledger.uncounted
     told = {
         **_outcome(result),
         "steps": f"{result['steps']:,} ({result['examples']:,} examples)",
         "cost": f"{paid.seconds:.1f} s, {paid.flops:.3g} FLOPs",
     }
+    if left_out:
+        told["not counted"] = f"{', '.join(left_out)}: missing in the FLOPs"
     if sequence is not None:
         known = sequence.provenance
         told["replayed"] = (

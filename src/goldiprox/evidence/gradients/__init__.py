@@ -1,12 +1,13 @@
 """Per-example gradient norms: exact over all parameters, of the last layer, and the logit bound.
 
-The exact norms cost one forward and one backward pass and hold no per-example gradients:
+Where rules cover the layers, the exact norms cost one forward and one backward pass and no
+per-example gradient is held:
 
-* ``exact`` runs the passes,
-* ``tape`` finds where the parameters meet the batch,
+* ``exact`` cuts micro-batches, ``engine`` runs the passes, ``routes`` remembers by which way,
+* ``tape`` finds where the parameters meet the batch, ``order`` whether rows are the examples',
 * ``rules``, ``norm_rules`` and ``operations`` know the layers,
 * ``ledger`` adds up the uses of a parameter and ``products`` does the arithmetic,
-* ``fallback`` serves what no rule covers;
+* ``fallback`` materialises the gradients of what no rule covers;
 * ``gram`` and ``gram_products`` take inner products of logits' gradients in the same way.
 
 ``last_layer`` has the cheap relatives under names of their own. Every norm is of one example's
@@ -18,7 +19,6 @@ from goldiprox.evidence.gradients.exact import (
     cross_entropy,
     gradient_norms,
     run_model,
-    undisturbed,
 )
 from goldiprox.evidence.gradients.gram import tangent_kernel
 from goldiprox.evidence.gradients.last_layer import (
@@ -31,6 +31,7 @@ from goldiprox.evidence.gradients.last_layer import (
     require_vectors,
     scaled_by_features,
 )
+from goldiprox.evidence.gradients.routes import without_checks
 
 __all__ = [
     "GradientPass",
@@ -46,5 +47,5 @@ __all__ = [
     "run_model",
     "scaled_by_features",
     "tangent_kernel",
-    "undisturbed",
+    "without_checks",
 ]

@@ -27,7 +27,7 @@ from goldiprox.evidence.gradients.tape import BATCH_STATISTICS, Call, Probe, Tap
 from goldiprox.evidence.mode import device_of
 from goldiprox.schema import ConfigError
 
-__all__ = ["Engine", "Sweep", "random_state", "set_random_state"]
+__all__ = ["Engine", "Sweep"]
 
 
 class Sweep(NamedTuple):
@@ -70,12 +70,12 @@ class Engine:
     def probe(self, inputs: Any, count: int) -> None:
         """Run the first example to learn which axes hold examples, and whether chance enters."""
         device = device_of(self.model)
-        before, one = random_state(device), rows(inputs, slice(0, 1), count)
+        before, one = _random_state(device), rows(inputs, slice(0, 1), count)
         with Probe(self.parameters.values()) as seen:
             self._alone = self._forward(self.model, one)
         self._calls = seen.calls
-        self._random = not all(map(torch.equal, before, random_state(device)))
-        set_random_state(before, device)
+        self._random = not all(map(torch.equal, before, _random_state(device)))
+        _set_random_state(before, device)
 
     @property
     def is_random(self) -> bool:
@@ -169,7 +169,7 @@ class Engine:
 
     def _rehearse(self, route: Route, inputs: Any, targets: Any) -> None:
         """Learn from a forward pass of two examples what no rule covers, and decide by it."""
-        before, few = random_state(self.device), slice(0, 2)
+        before, few = _random_state(self.device), slice(0, 2)
         ledger = Ledger(torch.zeros(2, dtype=self.dtype, device=self.device))
         count = examples_of(inputs, targets)
         few_targets = rows(targets, few, count)
@@ -178,7 +178,7 @@ class Engine:
         except (RuntimeError, ValueError, IndexError):
             return  # it cannot run two; if it is at fault, the pass over the whole batch says so
         finally:
-            set_random_state(before, self.device)
+            _set_random_state(before, self.device)
         if loss_B.shape != (2,):
             return  # likewise
         self._require_alone_the_same(loss_B, outputs, few_targets)
@@ -320,7 +320,7 @@ def _detached(outputs: Any) -> Any:
     return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
-def random_state(device: torch.device) -> list[Tensor]:
+def _random_state(device: torch.device) -> list[Tensor]:
     """Of the CPU's generator, and of the device's."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
@@ -328,8 +328,8 @@ def random_state(device: torch.device) -> list[Tensor]:
     return states
 
 
-def set_random_state(states: list[Tensor], device: torch.device) -> None:
-    """The inverse of :func:`random_state`."""
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    """The inverse of :func:`_random_state`."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)

@@ -32,7 +32,6 @@ __all__ = [
     "cross_entropy",
     "gradient_norms",
     "run_model",
-    "undisturbed",
 ]
 
 

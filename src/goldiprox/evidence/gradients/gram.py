@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from goldiprox.evidence.gradients.engine import Engine
-from goldiprox.evidence.gradients.exact import run_model, undisturbed
+from goldiprox.evidence.gradients.exact import run_model
 from goldiprox.evidence.gradients.fallback import (
     Part,
     examples_of,
@@ -27,7 +27,7 @@ from goldiprox.evidence.gradients.fallback import (
     rows,
 )
 from goldiprox.evidence.gradients.gram_products import GramLedger, GramSum
-from goldiprox.evidence.mode import uncompiled
+from goldiprox.evidence.mode import uncompiled, undisturbed
 from goldiprox.schema import ConfigError
 
 __all__ = ["tangent_kernel"]

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-__all__ = ["MATERIALISED_SHARE", "Route", "route_of"]
+__all__ = ["MATERIALISED_SHARE", "Route", "route_of", "without_checks"]
 
 MATERIALISED_SHARE = 0.25
 """Share of the trainable numbers that no rule covers from which all gradients are materialised: a
 second pass for these alone costs more than the rules save."""
+
+
+_CHECKED = ContextVar("checked", default=True)
+
+
+@contextmanager
+def without_checks() -> Iterator[None]:
+    """Leave the order of rows unchecked in the block, as most passes do."""
+    token = _CHECKED.set(False)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
 
 
 @dataclass
@@ -38,6 +53,8 @@ class Route:
         In the first, the 4th, the 16th and so on: an order may depend on the data, but a check
         costs another backward pass.
         """
+        if not _CHECKED.get():
+            return False
         self.passes += 1
         return self.passes & (self.passes - 1) == 0 and self.passes.bit_length() % 2 == 1
 
