@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from goldiprox.data.decode import Form
 from goldiprox.data.files import FileReader, FileStore
 
 
@@ -67,7 +68,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         names = make_files(Path(folder), arguments.images, arguments.side)
-        reader = FileReader(root=Path(folder), names=names, shape=(3, 224, 224), resize=True)
+        form = Form(channels=3, height=224, width=224, fit="crop")
+        reader = FileReader(root=Path(folder), names=names, form=form)
         pools = [
             torch.randint(0, len(names), (arguments.pool,), generator=generator)
             for _ in range(arguments.pools)

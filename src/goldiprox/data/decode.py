@@ -8,6 +8,7 @@ What was done to an image is told by flags, so that readers can count it.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from goldiprox.data.image_headers import (
     SIDEWAYS,
+    SPECIAL_KEYS,
     UNDECODABLE,
     UPRIGHT,
     has_frames,
@@ -141,7 +143,7 @@ def rgb(name: str) -> tuple[int, int, int]:
     return ImageColor.getrgb(name)[:3]
 
 
-def opened(source: Path | bytes | Image.Image, where: str) -> Image.Image:
+def opened(source: str | Path | bytes | Image.Image, where: str) -> Image.Image:
     """Open an image without decoding it.
 
     Args:
@@ -155,7 +157,7 @@ def opened(source: Path | bytes | Image.Image, where: str) -> Image.Image:
         UndecodableError: if it is no image, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
         WideError: if it has more than 8 bits a channel.
     """
-    if isinstance(source, Image.Image):
+    if not isinstance(source, bytes | str) and isinstance(source, Image.Image):
         # Of what somebody else has decoded already, the file still says how many bits it had.
         if (file := getattr(source, "filename", None)) and Path(file).is_file():
             with suppress(UndecodableError):
@@ -241,6 +243,8 @@ def decode(image: Image.Image, form: Form, where: str, *, draft: bool = True) ->
         SizeError: if it has another size and is not to be resized.
     """
     try:
+        if (plain := _plain(image, form)) is not None:
+            return plain, 0
         grey = not is_colour(image, form.background)
         if not grey and form.channels == 1:
             form = replace(form, channels=3)
@@ -279,11 +283,27 @@ def decode(image: Image.Image, form: Form, where: str, *, draft: bool = True) ->
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), flags
 
 
+def _plain(image: Image.Image, form: Form) -> Pixels | None:
+    """The pixels of an image to which nothing has to be done: most are, and small ones many."""
+    if (
+        image.mode != ("L" if form.channels == 1 else "RGB")
+        or image.size != (form.width, form.height)
+        or image.format not in ("PNG", "JPEG")
+        or not SPECIAL_KEYS.isdisjoint(image.info)
+        or getattr(image, "is_animated", False)
+    ):
+        return None
+    pixels = np.frombuffer(image.tobytes(), np.uint8)  # faster than Pillow's array interface
+    if not SPECIAL_KEYS.isdisjoint(image.info):  # found behind the pixels
+        return None
+    return pixels.reshape(form.height, form.width, form.channels).transpose(2, 0, 1)
+
+
 def size_error(where: str, height: int, width: int, form: Form) -> SizeError:
     """The error for an image of another size."""
     return SizeError(
-        f"{where}: {height}x{width} pixels, the first image has {form.height}x{form.width}; "
-        "resize all of them with --image-size"
+        f"{printable(where)}: {height}x{width} pixels, the first image has "
+        f"{form.height}x{form.width}; resize all of them with --image-size"
     )
 
 
@@ -327,30 +347,30 @@ def _undecodable(where: str, error: Exception) -> UndecodableError:
     why = "no image of a known kind"
     if not isinstance(error, UnidentifiedImageError):
         why = printable(first_line(error))
-    return UndecodableError(f"{where}: cannot be read as an image ({why})")
+    return UndecodableError(f"{printable(where)}: cannot be read as an image ({why})")
 
 
 def _too_large(where: str) -> UndecodableError:
     return UndecodableError(
-        f"{where}: more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are decoded; make the "
-        "image smaller"
+        f"{printable(where)}: more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are decoded; "
+        "make the image smaller"
     )
 
 
 def _checked(image: Image.Image, where: str) -> Image.Image:
-    limit = Image.MAX_IMAGE_PIXELS
     width, height = image.size
-    if limit is not None and width * height > limit:
+    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
         raise _too_large(where)
     if not width * height:
-        raise UndecodableError(f"{where}: an image without pixels")
+        raise UndecodableError(f"{printable(where)}: an image without pixels")
     try:
         bits = wide(image)
     except UNDECODABLE as error:
         raise _undecodable(where, error) from error
     if bits:
         raise WideError(
-            f"{where} has more than 8 bits per channel ({bits}); convert the images to 8 bits"
+            f"{printable(where)} has more than 8 bits per channel ({bits}); convert the images to "
+            "8 bits"
         )
     return image
 

@@ -107,13 +107,16 @@ class FileReader:
         """One image, CHW."""
         pixels, _ = self._decoded(row)
         if len(pixels) != self.form.channels:
-            raise DataError(f"{self.where(row)} is in colour now and was grey; start again")
+            raise DataError(
+                f"{printable(self.where(row))} is in colour now and was grey; start again"
+            )
         return pixels
 
     def look(self, row: int) -> Look:
         """What an image is, by its header."""
-        with self._opened(row) as image:
-            return look(image, self.form.background, self.where(row))
+        where = self.where(row)
+        with self._opened(where) as image:
+            return look(image, self.form.background, where)
 
     def examine(self, rows: Sequence[int], how: How) -> Block:
         """Look at images, or decode all that can be decoded.
@@ -155,22 +158,23 @@ class FileReader:
         return seen.flags | change | expanded
 
     def where(self, row: int) -> str:
-        """What errors call an image."""
-        return printable(str(self.root / self.names[row]))
+        """The path of an image, as text."""
+        return f"{self.root}/{self.names[row]}"
 
     def _decoded(self, row: int) -> tuple[Pixels, int]:
-        with self._opened(row) as image:
-            return decode(image, self.form, self.where(row))
+        where = self.where(row)
+        with self._opened(where) as image:
+            return decode(image, self.form, where)
 
-    def _opened(self, row: int) -> Image.Image:
-        path = self.root / self.names[row]
+    def _opened(self, where: str) -> Image.Image:
         try:
-            return opened(path, self.where(row))
+            return opened(where, where)
         except UndecodableError as error:
+            path = Path(where)
             if path.exists():
                 raise
             what = "a link to what is not there" if path.is_symlink() else "listed, but not there"
-            raise UndecodableError(f"{self.where(row)}: {what}; get the file") from error
+            raise UndecodableError(f"{printable(where)}: {what}; get the file") from error
 
 
 class FileStore:

@@ -125,19 +125,28 @@ class Gathered:
             if len(pixels) > form.channels:
                 return False
             self._images[row] = pixels
-            self._flags_N[row] = flags
+            if flags:
+                self._flags_N[row] = flags
         return True
 
     def _decoded(self, row: int, source: Source, form: Form) -> tuple[Pixels, int]:
-        where = self._where(row)
-        if isinstance(source, np.ndarray):
-            if form.fit is None:
-                raise size_error(where, source.shape[1], source.shape[2], form)
-            source = _as_image(source)
-        if isinstance(source, Image.Image):  # the user's own: it stays as it is
-            return decode(opened(source, where), form, where, draft=False)
-        with opened(source, where) as image:
-            return decode(image, form, where)
+        try:
+            return _decoded(source, form, "")
+        except DataError:  # again, with its name, which would cost more than a small image
+            return _decoded(source, form, self._where(row))
+
+
+def _decoded(source: Source, form: Form, where: str) -> tuple[Pixels, int]:
+    if isinstance(source, bytes):
+        return decode(opened(source, where), form, where)
+    if isinstance(source, np.ndarray):
+        if form.fit is None:
+            raise size_error(where, source.shape[1], source.shape[2], form)
+        source = _as_image(source)
+    if isinstance(source, Image.Image):  # the user's own: it stays as it is
+        return decode(opened(source, where), form, where, draft=False)
+    with opened(source, where) as image:
+        return decode(image, form, where)
 
 
 def as_source(value: Any, where: str) -> Source:

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 __all__ = [
     "SIDEWAYS",
+    "SPECIAL_KEYS",
     "UNDECODABLE",
     "UPRIGHT",
     "has_frames",
@@ -53,6 +54,10 @@ UPRIGHT = {
 SIDEWAYS = 5
 """From this orientation on width and height change places."""
 EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+SPECIAL_KEYS = EXIF_KEYS | {"transparency"}
+"""What an image's ``info`` holds if its pixels are not all there is to it."""
+PLAIN_PNG = frozenset({"L", "RGB", "RGBA", "LA", "P"})
+"""How Pillow calls the usual kinds of PNG, which need no closer look."""
 HEAD = 1 << 16
 """Bytes at either end of a file that are searched for what Pillow does not tell."""
 
@@ -62,8 +67,14 @@ def wide(image: Image.Image) -> str | None:
 
     Pillow reduces many such images to 8 bits without a word, so that its mode alone says little.
     """
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return f"mode {image.mode}"
+    mode = image.mode
+    if mode[0] in "IF":  # I;16 and its kin
+        return f"mode {mode}"
+    kind = image.format
+    if kind == "JPEG":
+        return None  # Pillow opens no others
+    if kind == "PNG" and image.tile and image.tile[0].args in PLAIN_PNG:  # type: ignore[attr-defined]
+        return None
     for codec, _, _, arguments in getattr(image, "tile", ()):
         raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
         if isinstance(raw, str) and ";16" in raw and not raw.startswith("BGR"):  # BGR;16 is 5-6-5
@@ -72,10 +83,10 @@ def wide(image: Image.Image) -> str | None:
             return f"values up to {arguments[-1]}"
         if codec == "SGI16" or (codec == "sgi_rle" and arguments[-1] == 2):
             return "16 bits"
-    if image.format == "TIFF":
+    if kind == "TIFF":
         bits = image.tag_v2.get(258, (8,))  # type: ignore[attr-defined]
         return f"{max(bits)} bits" if max(bits) > 8 else None
-    if image.format in ("JPEG2000", "AVIF"):
+    if kind in ("JPEG2000", "AVIF"):
         return _wide_by_header(image)
     return None
 
