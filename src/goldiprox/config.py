@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from goldiprox.evidence.mode import BatchNormMode, Precision
 from goldiprox.objectives import objective
@@ -25,6 +25,7 @@ __all__ = [
     "Schedule",
     "TrainConfig",
     "config_hash",
+    "fitted_to",
     "settings_of",
     "small_model",
 ]
@@ -342,6 +343,46 @@ def config_hash(*values: Any) -> str:
     """SHA-256, as 16 hex digits, of JSON values in canonical form."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+SMALL_BATCH = 4
+"""What the default batch is lowered to at most, for small data."""
+
+POOLS = 4
+"""Pools that an epoch should have at least before the default sizes are lowered."""
+
+Sized = TypeVar("Sized", "TrainConfig", "CompareConfig")
+
+
+def fitted_to(config: Sized, examples: int) -> tuple[Sized, str | None]:
+    """Lower the default batch and pool where the data is too small for them.
+
+    What the user chose is kept: a batch other than the default keeps its size, and a pool that was
+    given is never changed.
+
+    Args:
+        config: settings.
+        examples: size of the training set.
+
+    Returns:
+        The settings, and what was changed in words; None if nothing was.
+    """
+    batches = (config.batch,) if isinstance(config, TrainConfig) else config.batch
+    if config.pool is not None or len(batches) > 1 or 10 * batches[0] <= examples:
+        return config, None
+    batch = batches[0]
+    if batch == type(config)().batch or (batch,) == type(config)().batch:
+        batch = min(batch, max(SMALL_BATCH, examples // (10 * POOLS)))
+    pool = min(10 * batch, examples)
+    if pool < batch:
+        return config, None
+    sizes: dict[str, Any] = {"pool": pool}
+    sizes["batch"] = batch if isinstance(config, TrainConfig) else (batch,)
+    said = (
+        f"small data: batches of {batch} from pools of {pool}, for {examples:,} training examples "
+        "(--batch and --pool choose others)"
+    )
+    return replace(config, **sizes), said
 
 
 Protocol = Literal["paper", "budget"]

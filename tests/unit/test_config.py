@@ -11,6 +11,7 @@ from goldiprox.config import (
     LearnerConfig,
     TrainConfig,
     config_hash,
+    fitted_to,
 )
 from goldiprox.schema import ConfigError
 
@@ -175,3 +176,29 @@ def test_every_run_of_a_comparison_shares_its_settings():
     assert (run.method, run.batch, run.seed) == ("loss", 16, 7)
     for field in dataclasses.fields(LearnerConfig):
         assert getattr(run, field.name) == getattr(config, field.name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "examples", "sizes"),
+    [
+        ({}, 320, (32, None)),
+        ({}, 319, (7, 70)),
+        ({}, 177, (4, 40)),
+        ({}, 30, (4, 30)),
+        ({"batch": 20}, 100, (20, 100)),
+        ({"batch": 20}, 10, (20, None)),
+        ({"pool": 64}, 50, (32, 64)),
+    ],
+)
+def test_default_sizes_are_lowered_for_small_data(settings, examples, sizes):
+    for config in (TrainConfig(**settings), CompareConfig(**_listed(settings))):
+        fitted, said = fitted_to(config, examples)
+        batch = fitted.batch if isinstance(fitted, TrainConfig) else fitted.batch[0]
+        assert (batch, fitted.pool) == sizes
+        assert (said is None) == (fitted == config)
+        if said:
+            assert f"batches of {batch} from pools of {fitted.pool}" in said
+
+
+def _listed(settings):
+    return {key: (value,) if key == "batch" else value for key, value in settings.items()}

@@ -151,6 +151,13 @@ class Shown(Progress):
         )
         self._task: bars.TaskID | None = None
 
+    def said(self, text: str) -> None:
+        """Say it whatever the terminal; above the bars, where there are any."""
+        if self._live:
+            self._bars.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def note(self, text: str) -> None:
         """Say what was done; on a terminal the bar shows it."""
         if not self._live:

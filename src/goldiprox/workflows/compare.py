@@ -12,7 +12,7 @@ import torch
 
 from goldiprox.analysis.compare import summarise
 from goldiprox.analysis.gallery import collect_gallery
-from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, settings_of
+from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, fitted_to, settings_of
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
@@ -97,6 +97,9 @@ def compare(
         config = replace(config, model=factory_name(factory))
     config = resolved(config, splits.train.store.example_shape)
     progress = progress or Progress()
+    config, changed = fitted_to(config, len(splits.train))
+    if changed is not None:
+        progress.said(changed)
     irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     arms = arms_of(config)
     require_accuracy(config)

@@ -15,6 +15,10 @@ class Progress:
         del name
         return lambda *_: None
 
+    def said(self, text: str) -> None:
+        """Say what the user has to know, such as a setting that was changed."""
+        del text
+
     def note(self, text: str) -> None:
         """Say that something came to its end, within a stage."""
         del text

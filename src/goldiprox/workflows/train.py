@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
+from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, fitted_to, settings_of
 from goldiprox.data.splits import Splits
 from goldiprox.models.registry import factory_name
 from goldiprox.models.vision import Factory
@@ -84,6 +84,10 @@ def train_one(
     if record is not None and record.exists():
         BatchSequence.open(record)  # what is no sequence is refused before anything is trained
     config = resolved(config, splits.train.store.example_shape)
+    if sequence is None:
+        config, changed = fitted_to(config, len(splits.train))
+        if changed is not None:
+            progress.said(changed)
     name = config.method if sequence is None else REPLAY
     entry = Arm(name=name, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
