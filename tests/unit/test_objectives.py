@@ -13,7 +13,15 @@ from torch.nn import functional as F
 
 import goldiprox
 from goldiprox.batch import take
-from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, settings_of
+from goldiprox.config import (
+    CompareConfig,
+    IrreducibleConfig,
+    TrainConfig,
+    config_hash,
+    settings_of,
+)
+from goldiprox.data.datasets import load
+from goldiprox.data.splits import DataConfig, make_splits
 from goldiprox.objectives import (
     CLASSIFICATION,
     OBJECTIVES,
@@ -24,6 +32,7 @@ from goldiprox.objectives import (
     Regression,
     objective,
 )
+from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.schema import ConfigError, DataError, NonFinite, TableError
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
@@ -550,21 +559,41 @@ def test_an_infinite_loss_in_a_table_is_refused_by_id():
         goldiprox.irreducible_losses(Head(), [(IDS, inputs, drawn(B))], objective="regression")
 
 
-def test_settings_of_before_keep_their_hash():
-    """Folders of version 0.1.0 have no such setting; they must go on."""
-    for config in (TrainConfig(), CompareConfig(), IrreducibleConfig()):
-        assert "objective" not in settings_of(config)
-    assert settings_of(TrainConfig(objective="regression"))["objective"] == "regression"
+WRITTEN_BY_0_1_0 = {
+    TrainConfig: "adb2f97805204d4a",
+    CompareConfig: "ade796abb034b237",
+    IrreducibleConfig: "e77fc8f3556c8135",
+    ScoreConfig: "c7656654263d83b7",
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN_BY_0_1_0)
+def test_folders_of_version_0_1_0_are_still_known_as_the_same(kind):
+    """A setting added since, at the value that says what 0.1.0 did, stands in config.LATER."""
+    assert config_hash(settings_of(kind())) == WRITTEN_BY_0_1_0[kind]
+    if kind is not ScoreConfig:
+        assert settings_of(kind(objective="regression"))["objective"] == "regression"
     with pytest.raises(ConfigError, match="unknown objective"):
-        TrainConfig(objective="regresion")
+        kind(objective="regresion")
+
+
+def test_settings_of_files_decide_nothing_of_a_data_set_whose_form_is_known():
+    named = make_splits(load("digits"), DataConfig(dataset="digits")).identity()
+    assert not {"data_dir", "image_fit", "background", "feature_columns"} & named.keys()
+    assert {"dataset", "label_noise", "holdout_mode"} <= named.keys()
 
 
 def test_the_irreducible_model_is_trained_for_what_the_target_is():
-    assert (
-        IrreducibleConfig().beside("regression").training("mlp-128", 50).objective == "regression"
-    )
+    beside = IrreducibleConfig().beside("regression")
+    assert beside.training("mlp-128", 50).objective == "regression"
     with pytest.raises(ConfigError, match=r"multilabel is not .* regression"):
         IrreducibleConfig(objective="multilabel").beside("regression")
+
+
+def test_scores_of_classifiers_are_refused_for_other_objectives():
+    ScoreConfig(objective="regression", scores=("grand", "loss"))
+    with pytest.raises(ConfigError, match=r"score el2n is of classifiers.*--scores grand,"):
+        ScoreConfig(objective="regression")
 
 
 def test_which_methods_work_for_every_objective():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from goldiprox.data.confusion import (
     with_digest,
     write_pairs,
 )
+from goldiprox.data.datasets import DATASETS
 from goldiprox.data.examples import Examples
 from goldiprox.data.noise import (
     corrupt_by_exchange,
@@ -139,6 +140,20 @@ class Splits:
             whole=self,
             subset_N=ids_N,
         )
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the data, as configurations keep them and hashes read them.
+
+        Where files lie, and what a data set of a known form does not read, decide nothing; left
+        out, folders that an earlier version wrote are still known as the same.
+        """
+        settings = asdict(self.config)
+        del settings["data_dir"]
+        if not self.config.feature_columns:
+            del settings["feature_columns"]
+        if self.config.dataset in DATASETS:
+            del settings["image_fit"], settings["background"]
+        return settings
 
     def describe(self) -> dict[str, Any]:
         """What a run's manifest records of its data.

@@ -136,8 +136,8 @@ class ScoreConfig:
             if score(name).of_classes and not has_classes:
                 known = ",".join(n for n, s in SCORES.items() if not s.of_classes)
                 raise ConfigError(
-                    f"the score {name} is of classifiers, not of objective {self.objective}; choose "
-                    f"others: --scores {known}"
+                    f"the score {name} is of classifiers, not of objective {self.objective}; "
+                    f"choose others: --scores {known}"
                 )
         for name in ("replicas", "batch"):
             if getattr(self, name) < 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,9 +98,7 @@ def irreducible_settings(
 ) -> dict[str, Any]:
     """Everything that decides what a table holds, as its provenance records it under ``config``."""
     name = config.resolved_model(target_model, splits.train.store.example_shape)
-    data = asdict(splits.config)
-    del data["data_dir"]  # where the files lie does not change what they are
-    return {"data": data, "irreducible": settings_of(replace(config, model=name))}
+    return {"data": splits.identity(), "irreducible": settings_of(replace(config, model=name))}
 
 
 def irreducible_table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +209,7 @@ def comparison_settings(
     splits: Splits, config: CompareConfig, irreducible: IrreducibleConfig, table: Table | None
 ) -> dict[str, Any]:
     """Everything that decides the outcome; where files lie does not."""
-    data = asdict(splits.config)
-    del data["data_dir"]
+    data = splits.identity()
     given = None
     if table is not None:
         keys = ("fingerprint", "label_digest", "config_hash")

@@ -178,8 +178,7 @@ def diet(
 
 def _settings(splits: Splits, config: DietConfig, irreducible: IrreducibleConfig) -> dict[str, Any]:
     """Everything that decides the outcome; where files lie does not."""
-    data = asdict(splits.config)
-    del data["data_dir"]
+    data = splits.identity()
     settings: dict[str, Any] = json.loads(
         json.dumps(
             {

@@ -219,7 +219,7 @@ def _column(config: DynamicsConfig, arm: _Arm, given: dict[str, Table]) -> str:
 
 
 def _open(study: _Study, splits: Splits, scores: Table | None, command: str | None) -> None:
-    data = {key: value for key, value in asdict(splits.config).items() if key != "data_dir"}
+    data = splits.identity()
     keys = ("fingerprint", "label_digest", "config_hash")
     settings = _as_json(
         {
@@ -283,7 +283,7 @@ def _run(
         # A seed of its own, so that order, augmentation and dropout differ from the parent's.
         config = replace(config, seed=derive_seed(seed, "child", spawned))
         start = load_start(study.parent(arm, seed), spawned)
-    data = {k: v for k, v in asdict(arm.splits.config).items() if k != "data_dir"}
+    data = arm.splits.identity()
     body = _as_json(
         {
             "data": data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def train_one(
     entry = Arm(name=name, method=method(config.method))
     require_possible(config, entry.task(splits), factory)
     folder = RunFolder(out)
-    folder.require_same(train=settings_of(config), data=_data(splits))
+    folder.require_same(train=settings_of(config), data=splits.identity())
     if entry.method.needs_irreducible_model and table is None:
         table = irreducible_for(
             splits,
@@ -165,11 +165,6 @@ def _outcome(result: dict[str, Any]) -> dict[str, str]:
     return {f"{end} {metric['title']}": format(result[end], form) for end in ("final", "best")}
 
 
-def _data(splits: Splits) -> dict[str, Any]:
-    """The data's settings, but where the files lie: that does not change what they are."""
-    return {key: value for key, value in asdict(splits.config).items() if key != "data_dir"}
-
-
 def run_manifest(
     splits: Splits,
     entry: Arm,
@@ -186,7 +181,7 @@ def run_manifest(
     """What identifies a run, and what reading it back needs."""
     body = {
         "arm": entry.name,
-        "data": _data(splits),
+        "data": splits.identity(),
         "train": settings_of(config),
         "irreducible": None if table is None else table.provenance.get("config_hash"),
     }
