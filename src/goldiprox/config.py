@@ -70,7 +70,8 @@ class LearnerConfig:
     """Training steps; overrides --epochs."""
 
     evaluate_every: int | None = None
-    """Steps between evaluations; once an epoch unless given."""
+    """Steps between evaluations. Unless given once an epoch; compare evaluates up to 20 times an
+    epoch where that costs at most 5 % of plain training."""
 
     lr: float = 1e-3
     """Learning rate of AdamW (the peak of it under cosine and one-cycle). A pretrained text model

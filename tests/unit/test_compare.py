@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from goldiprox.analysis.compare import summarise
+from goldiprox.config import TrainConfig
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Cost, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepLog, StepRecord
 from goldiprox.schema import CheckpointError, ConfigError, Selection
+from goldiprox.workflows.compare import evaluation_interval
 
 K = 4
 CHARGED = ("irreducible", "rho-loss", "goldiprox")
@@ -554,3 +556,19 @@ def test_of_several_batch_sizes_the_proxy_that_is_shown_is_described(write_run):
     found = summarise(runs, SETTINGS)
     assert found["methods"][0]["batch"] == 16
     assert found["proxy"]["flops"] == 3 * 420.0
+
+
+@pytest.mark.parametrize(
+    ("batch", "pool", "examples", "evaluated", "steps"),
+    [
+        # 1,000,000 examples in pools of 320: 3,125 steps. 5 % of 3 x 32 x 3,125 = 15,000.
+        (32, 320, 1_000_000, 1_000, 209),  # 15 times
+        (32, 320, 1_000_000, 10, 157),  # 20 times at most
+        (32, 320, 1_000_000, 10_000, None),  # 1.5 times: once an epoch
+        (32, 320, 1_000_000, 7_500, 1563),  # twice
+        (32, 320, 30_000, 10_000, None),
+    ],
+)
+def test_evaluations_are_more_frequent_where_that_is_cheap(batch, pool, examples, evaluated, steps):
+    run = TrainConfig(method="uniform", batch=batch, pool=pool)
+    assert evaluation_interval(run, examples, evaluated) == steps

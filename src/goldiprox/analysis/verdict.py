@@ -161,7 +161,7 @@ def _range(interval: Interval | None) -> str:
     most = "any number fewer" if highest is None else f"{highest:.1f}× fewer"
     if highest is not None and highest < 1:
         most = f"{1 / highest:.1f}× more"
-    return f" (from {least} to {most}, for it was evaluated at intervals)"
+    return f" (between evaluations: {least} to {most})"
 
 
 def _equal_cost(entry: dict[str, Any], uniform: dict[str, Any]) -> str:

@@ -44,6 +44,12 @@ __all__ = ["compare", "comparison_settings", "open_comparison"]
 
 EVALUATIONS_IN_BUDGET = 20
 
+EVALUATION_SHARE = 0.05
+"""Of the cost of plain training, what evaluating more often than once an epoch may cost."""
+
+MOST_EVALUATIONS = 20
+"""In an epoch."""
+
 PROXIES = "proxies"
 """Folder for the runs of the proxy; they are no line of the comparison."""
 
@@ -135,7 +141,7 @@ def compare(
     costs = None
     if config.protocol == "budget":
         costs = _calibrate(splits, config, arms, irreducible, table, factory, out, progress)
-    runs = _plan(config, arms, table, costs, out)
+    runs = _plan(splits, config, arms, table, costs, out)
     for number, run in enumerate(runs, start=1):
         if run.folder.finished:
             run.folder.use_again()
@@ -246,7 +252,28 @@ def open_comparison(
     write_json(file, note)
 
 
+def evaluation_interval(run: TrainConfig, examples: int, evaluated: int) -> int | None:
+    """Steps between evaluations where one an epoch would leave a coarse curve for no good reason.
+
+    An example costs a third in evaluation of what it costs in a plain training step. From that: as
+    many evaluations as cost at most ``EVALUATION_SHARE`` of plain training.
+
+    Args:
+        run: settings of the run.
+        examples: of its training set.
+        evaluated: of its test set.
+
+    Returns:
+        The steps; None where that is not more often than once an epoch.
+    """
+    per_epoch = run.steps_per_epoch(examples)
+    affordable = math.floor(per_epoch * EVALUATION_SHARE * 3 * run.batch / max(1, evaluated))
+    parts = min(affordable, MOST_EVALUATIONS)
+    return None if parts < 2 else math.ceil(per_epoch / parts)
+
+
 def _plan(
+    splits: Splits,
     config: CompareConfig,
     arms: list[Arm],
     table: Table | None,
@@ -259,6 +286,10 @@ def _plan(
         for entry in arms:
             for batch in config.batch:
                 run = config.run(entry.trained_with, batch, seed)
+                if config.evaluate_every is None:
+                    task = entry.task(splits)
+                    every = evaluation_interval(run, len(task.train), len(task.evaluation))
+                    run = replace(run, evaluate_every=every)
                 name = f"{entry.folder}-{seed}"
                 if costs is not None:
                     assert config.seconds is not None
