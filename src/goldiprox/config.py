@@ -137,6 +137,15 @@ class LearnerConfig:
         return "mlp" if example_shape else "albert/albert-base-v2"
 
 
+OF_COMPARE = {
+    "uniform-full": "a baseline of goldiprox compare (--methods uniform,uniform-full): uniform on "
+    "the training and the holdout set; here name uniform",
+    "goldiprox": "a line of goldiprox compare (--proxy MODEL); here record with the small model "
+    "(--record) and replay with the large one (--replay)",
+}
+"""Lines of a comparison that are no methods of their own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(LearnerConfig):
     """Settings of one training run."""
@@ -156,6 +165,8 @@ class TrainConfig(LearnerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.method in OF_COMPARE:
+            raise ConfigError(f"--method {self.method} is {OF_COMPARE[self.method]}")
         method(self.method)
         require_seed("--seed", self.seed)
         for name in ("batch", "patience"):

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
+import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +24,9 @@ from goldiprox.models.vision import VISION_MODELS, Factory, Shape
 from goldiprox.models.zoo import ZOO_MODELS
 from goldiprox.names import import_named, require_own
 from goldiprox.schema import ConfigError
+
+OUTPUTS = ("num_classes", "classes", "n_classes", "num_labels", "num_outputs")
+"""What people call the number of outputs of a factory that takes nothing else."""
 
 __all__ = ["build_model", "factory_name", "model_factory", "parameter_count", "tokenizer_for"]
 
@@ -101,16 +110,52 @@ def build_model(factory: Factory, input_shape: Shape, num_classes: int, seed: in
         seed: seed of the initial weights.
 
     Raises:
-        ConfigError: if the factory returns something that is not a module.
+        ConfigError: if the factory takes other arguments, fails, or returns something that is not a
+            module.
     """
+    call = _call_of(factory, input_shape, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = factory(input_shape, num_classes)
+        try:
+            model = call()
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            said = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"the model factory {factory_name(factory)} failed for examples of shape "
+                f"{tuple(input_shape)} and {num_classes} outputs: {type(error).__name__}: "
+                f"{said} ({Path(place.filename).name}, line {place.lineno})"
+            ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"the model factory returned a {type(model).__name__}; it must return an nn.Module"
         )
     return model
+
+
+def _call_of(factory: Factory, input_shape: Shape, num_classes: int) -> Callable[[], object]:
+    """The call that a factory's parameters allow: shape and outputs, outputs alone, or nothing.
+
+    Raises:
+        ConfigError: if it takes something else.
+    """
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # of a few built-in callables nothing is known
+        return lambda: factory(input_shape, num_classes)
+    makers: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
+        ((input_shape, num_classes), {}),
+        *(((), {name: num_classes}) for name in OUTPUTS if name in signature.parameters),
+        ((), {}),
+    )
+    for arguments, named in makers:
+        with suppress(TypeError):
+            signature.bind(*arguments, **named)
+            return functools.partial(factory, *arguments, **named)
+    raise ConfigError(
+        f"the model factory {factory_name(factory)}{signature} cannot be called: it must take the "
+        "shape of one example and the number of outputs, num_classes alone, or nothing"
+    )
 
 
 def parameter_count(model: nn.Module) -> int:

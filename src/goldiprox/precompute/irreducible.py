@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from goldiprox.batch import Batch, model_output, targets_of, to_device
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
+from goldiprox.data.advice import command_for
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.data.wrap import carried_ids
 from goldiprox.evidence.forward import ScoringPass
@@ -49,10 +50,10 @@ __all__ = [
     "require_fitting",
     "score_examples",
     "table_facts",
+    "table_remedy",
     "trained_names",
 ]
 
-REMEDY = "make it for this data with: goldiprox irreducible {name} --out il.parquet"
 
 SAME = 1e-2
 """Nats, or share, by which an example's losses in different batches may differ (low precision)."""
@@ -342,13 +343,19 @@ def irreducible_cost(table: Table) -> Ledger:
     return Ledger.from_json(ledger)
 
 
+def table_remedy(splits: Splits) -> str:
+    """How to make an irreducible-loss table that fits, for messages."""
+    command = command_for("irreducible", splits, "--out il.parquet")
+    return f"make it for this data with: {command}"
+
+
 def require_fitting(table: Table, splits: Splits) -> None:
     """Refuse a table made for other data or labels, or lacking ids, before anything is trained.
 
     Raises:
         TableError: naming what differs and how to make a fitting table.
     """
-    remedy = REMEDY.format(name=splits.dataset.name)
+    remedy = table_remedy(splits)
     table.require(remedy, fingerprint=splits.dataset.fingerprint)
     # Ids before labels: another split or duplication shows as missing ids, which says more.
     table.column_for(IRREDUCIBLE_LOSS, splits.train.ids_N, remedy)

@@ -18,6 +18,10 @@ ALWAYS = "input-norm"
 """A control that stands beside the other scores, with random."""
 
 
+USUALLY_BY = ("el2n", "grand-init", "forgetting")
+"""Scores to prune by unless others are named."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DietConfig:
     """Settings of a pruning study."""
@@ -32,8 +36,10 @@ class DietConfig:
     """Scores to compute, compare with each other and look for wrong labels with, separated by
     commas; input-norm is always there."""
 
-    by: tuple[str, ...] = ("el2n", "grand-init", "forgetting")
-    """Scores to prune by, of those computed; random and input-norm always beside them."""
+    by: tuple[str, ...] = ()
+    """Scores to prune by, of those computed; random and input-norm always beside them. Unless
+    given el2n, grand-init and forgetting, or those of them that are computed, or else the first of
+    --scores."""
 
     replicas: int = 10
     """Models whose scores are averaged."""
@@ -85,6 +91,9 @@ class DietConfig:
     """Seed of the first replica; fresh models have seeds of their own beyond the replicas'."""
 
     def __post_init__(self) -> None:
+        if not self.by:
+            usual = tuple(name for name in USUALLY_BY if name in self.scores)
+            object.__setattr__(self, "by", usual or self.all_scores[:1])
         for name in ("by", "shares", "offsets"):
             values = getattr(self, name)
             if not values and name != "offsets":

@@ -147,6 +147,7 @@ def dynamics(
     """
     if factory is not None:
         config = replace(config, model=factory_name(factory))
+    config = config.sized(len(splits.full))
     study = _Study(
         config=config,
         out=out,
@@ -158,6 +159,7 @@ def dynamics(
     count = len(splits.full)
     require_possible(config.training(0), study.arms[0].task, factory)
     starts = window_starts(count, config.window, config.windows)
+    assert config.set_size is not None
     example_sets(torch.arange(count), config.set_size, torch.Generator())
     if scores is None and config.by != EL2N:
         raise ConfigError(
@@ -384,6 +386,7 @@ def _measure_barrier(study: _Study, seed: int, spawned: int, order_N: Tensor) ->
     config, arm = study.config, study.arms[0]
     report = study.progress.stage(f"error barrier, seed {seed}, spawned after epoch {spawned}")
     model, feeder = study.blank()
+    assert config.set_size is not None
     chosen = example_sets(order_N, config.set_size, stream(seed, "dynamics", "random set"))
     sets = {
         name: _Batches(feeder, arm.examples, positions, EVALUATION_BATCH)

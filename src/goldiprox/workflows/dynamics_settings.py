@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from goldiprox.config import Schedule, TrainConfig
 from goldiprox.evidence.mode import Precision
 from goldiprox.schema import ConfigError
 
 __all__ = ["DynamicsConfig"]
+
+SET_SIZE = 1000
+"""Examples in each set whose error is measured, where there are enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +65,17 @@ class DynamicsConfig:
     spawn: tuple[int, ...] = ()
     """Epochs at which a child is spawned, separated by commas; 0, 1, 2, 4, 8, ... unless given."""
 
-    set_size: int = 1000
+    set_size: int | None = None
     """Examples with the lowest scores, with the highest, and drawn at random, whose training error
-    is measured between parent and child."""
+    is measured between parent and child; 1000 unless given, of small data a quarter."""
 
     interpolations: int = 11
     """Networks on the line between parent and child, both ends included."""
 
     def __post_init__(self) -> None:
         for name, least in (
-            *(("epochs", 1), ("seeds", 1), ("window", 1), ("windows", 1), ("set_size", 1)),
+            *(("epochs", 1), ("seeds", 1), ("window", 1), ("windows", 1)),
+            *((("set_size", 1),) if self.set_size is not None else ()),
             ("interpolations", 3),
         ):
             value = getattr(self, name)
@@ -92,6 +96,12 @@ class DynamicsConfig:
                 f"now {self.epochs}"
             )
         self.training(0)
+
+    def sized(self, examples: int) -> DynamicsConfig:
+        """The same settings with the size of the sets filled in, for so many examples."""
+        if self.set_size is not None:
+            return self
+        return replace(self, set_size=max(1, min(SET_SIZE, examples // 4)))
 
     @property
     def scored_at(self) -> int:

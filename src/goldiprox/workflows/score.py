@@ -98,6 +98,7 @@ def make_scores(
     cost = Ledger.from_json(made.provenance["ledger"]).total()
     told = {
         "scored": f"{len(made):,} examples, {len(made.provenance['scores'])} scores",
+        "not scored": _left_out(splits, len(made)),
         "columns": ", ".join(name for name in made.columns if not name.endswith("_std")),
         "cost": f"{cost.seconds:.1f} s over all replicas, {cost.flops:.3g} FLOPs",
     }
@@ -108,6 +109,15 @@ def make_scores(
         )
     told |= {f"note on {name}": note for name, note in made.provenance["notes"].items()}
     return told
+
+
+def _left_out(splits: Splits, scored: int) -> str:
+    """What of the data set has no score, so that nobody takes the table for all of it."""
+    whole, test = len(splits.dataset.store), len(splits.test)
+    return (
+        f"{test:,} examples of the test set, which the replicas are evaluated on (the data set has "
+        f"{whole:,})" + ("" if splits.subset_N is None else f"; {scored:,} are the subset")
+    )
 
 
 def score_table(

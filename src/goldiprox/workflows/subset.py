@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from goldiprox.data.advice import command_for
 from goldiprox.data.datasets import load
 from goldiprox.data.files import Checked
 from goldiprox.data.splits import DataConfig, Splits, make_splits
@@ -54,9 +55,8 @@ def reduce_to(splits: Splits, path: Path) -> Splits:
         ConfigError: if nothing would be left to train on.
     """
     table = ScoreTable.read(path)
-    remedy = (
-        f"score and prune this data: goldiprox score {splits.dataset.name}, then goldiprox prune"
-    )
+    command = command_for("score", splits, "--out scores.parquet")
+    remedy = f"score and prune this data: {command}, then goldiprox prune"
     table.require(remedy, fingerprint=splits.dataset.fingerprint)
     ids_N = torch.tensor(table.ids_N)  # a copy: what was read from a file is not writable
     strange = ids_N[~torch.isin(ids_N, splits.full.ids_N)]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goldiprox.data.splits import Splits
-from goldiprox.precompute.irreducible import REMEDY, irreducible_cost, require_fitting
+from goldiprox.precompute.irreducible import irreducible_cost, require_fitting, table_remedy
 from goldiprox.records.mapped import MappedTable, open_table, write_mapped
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.schema import TableError
@@ -69,7 +69,7 @@ def _require_fit(table: Table, splits: Splits) -> None:
         require_fitting(table, splits)
         return
     # Scores of other kinds: of the training set or of more than it.
-    remedy = REMEDY.format(name=splits.dataset.name)
+    remedy = table_remedy(splits)
     table.require(remedy, fingerprint=splits.dataset.fingerprint)
     if not _is_kept(table):
         table.column_for(table.names[0], splits.train.ids_N, remedy)
