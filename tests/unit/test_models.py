@@ -129,3 +129,36 @@ def test_scaled_outputs_begin_where_the_targets_are():
     restored = ScaledOutput.of(nn.Identity(), torch.zeros(3, 2))
     restored.load_state_dict(model.state_dict())
     torch.testing.assert_close(restored(outputs), model(outputs))
+
+
+class Fixed(nn.Linear):
+    """Takes no arguments."""
+
+    def __init__(self):
+        super().__init__(64, 10)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [Fixed, lambda num_classes: nn.Linear(64, num_classes), lambda shape, classes=10: Fixed()],
+)
+def test_a_factory_may_take_less_than_it_is_offered(factory):
+    assert build_model(factory, (1, 8, 8), 10, seed=0)(torch.zeros(2, 64)).shape == (2, 10)
+
+
+def test_a_factory_that_takes_other_things_is_told_what_it_must_take():
+    with pytest.raises(ConfigError, match=r"\(width, depth, height\) cannot be called: it must"):
+        build_model(three, (1, 8, 8), 10, seed=0)
+
+
+def three(width, depth, height):
+    raise AssertionError
+
+
+def test_a_factory_that_fails_is_told_in_one_line_with_its_place():
+    def broken(shape, classes):
+        return nn.Linear(shape, classes)["weight"]
+
+    with pytest.raises(ConfigError, match=r"failed for examples of shape .* line \d+\)") as caught:
+        build_model(broken, (1, 8, 8), 10, seed=0)
+    assert "\n" not in str(caught.value)
