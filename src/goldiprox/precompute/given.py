@@ -203,7 +203,7 @@ def _load(model: nn.Module, path: Path, name: str) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"--weights {path} does not exist") from error
-    except Exception as error:  # noqa: BLE001 - what is no pickle fails in any way it likes
+    except Exception as error:  # what is no pickle fails in any way it likes
         said = str(error).partition("\n")[0]
         raise ConfigError(
             f"--weights {path} does not load ({type(error).__name__}: {said}); give a safetensors "
