@@ -1,5 +1,7 @@
 """The table of methods."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
 from goldiprox.schema import ConfigError, Evidence, Selection
 from goldiprox.seeds import derive_seed, stream
-from goldiprox.selection.methods import METHODS, Method, method, register
+from goldiprox.selection.methods import METHODS, CompanionSpec, Method, method, register
 from goldiprox.selection.ranking import top_k
 from goldiprox.selection.selectors import RandomChoice
 from goldiprox.training.loop import train
@@ -129,3 +131,22 @@ def test_weights_reach_the_gradient_and_the_log(needs, monkeypatch, make_task, t
     for mine, theirs in zip(trained.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
     assert read_steps(folder.path)["weights"].to_pylist() == logged
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"needs": "los_B"}, r'"my-own" needs los_B, .* \(did you mean "loss_B"\?\); it has'),
+        ({"companion": CompanionSpec(fills="refrence_B", learns="pool")}, "needs refrence_B"),
+    ],
+)
+def test_unknown_needs_are_refused_with_the_field_meant(changed, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(own(highest_class, "loss_B"), **changed)
+
+
+@pytest.mark.parametrize("needs", ["loss_B targets_B", ["loss_B", "targets_B", "ids_B"]])
+def test_needs_may_be_written_as_the_decorator_takes_them(needs):
+    entry = replace(own(highest_class), needs=needs)
+    assert entry.needs == {"loss_B", "targets_B"}
+    assert entry.needs_forward

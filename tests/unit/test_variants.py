@@ -92,6 +92,7 @@ def test_a_stateful_method_keeps_its_memory_behind_a_filter():
         ("rho-loss@boltzmann=1e300", "@boltzmann=1e300 is impossible"),
         ("rho-loss@gumbel=-1@class-balanced", "@gumbel=-1 is impossible"),
         ("rho-loss@stratified=2.5", "whole number"),
+        ("rho-loss@stratified=1e30", "whole number from 2 to 1000000"),
         ("rho-loss@filtered=1", "between 0 and 1"),
         ("rho-loss@class-balanced=3", "takes no value"),
         ("rho-loss@gumbel@gumbel=2", "says @gumbel twice"),

@@ -35,6 +35,10 @@ from goldiprox.selection.selectors import (
 __all__ = ["ClassBalanced", "DiverseGradients", "IrreducibleFilter", "Stratified", "round_robin"]
 
 
+MOST_STRATA = 1_000_000
+"""Of which the numbers are exact in single precision, and far more than a pool could fill."""
+
+
 def round_robin(groups_B: Tensor, scores_B: Tensor, ids_B: Tensor, k: int, key: int) -> Tensor:
     """Choose evenly over groups: every group's best first, then every group's second best, ...
 
@@ -95,6 +99,12 @@ class Stratified:
 
     score: ScoreFunction
     strata: int = 10
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.strata <= MOST_STRATA:
+            raise ConfigError(
+                f"{self.strata} strata are impossible: give a whole number from 1 to {MOST_STRATA}"
+            )
 
     def __call__(self, evidence: Evidence, k: int, generator: torch.Generator) -> Selection:
         """Choose."""

@@ -108,7 +108,7 @@ class Method:
     def __post_init__(self) -> None:
         needs: Any = self.needs  # the user may have written them in another way
         needs = needs.split() if isinstance(needs, str) else needs
-        object.__setattr__(self, "needs", frozenset(needs))
+        object.__setattr__(self, "needs", frozenset(needs) - {"ids_B"})  # they are always there
         require_fields(self.name, self.needs)
         if self.companion is not None:
             require_fields(self.name, {self.companion.fills})

@@ -54,7 +54,7 @@ def method(
         ConfigError: if the name is taken or impossible, a field unknown, or the function of
             another form. Decorating the same function again (in a notebook) replaces it.
     """
-    wanted = frozenset(needs.split() if isinstance(needs, str) else needs)
+    wanted = frozenset(needs.split() if isinstance(needs, str) else needs) - {"ids_B"}
     require_fields(name, wanted)
     if not name or set(name) & set("@:=,/ "):
         raise ConfigError(f'"{name}" cannot name a method; use letters, digits and hyphens')

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence, require_seed
 from goldiprox.seeds import stream
-from goldiprox.selection.groups import Stratified
+from goldiprox.selection.groups import MOST_STRATA, Stratified
 from goldiprox.selection.ranking import draw_key, random_k, ranked, require_finite, top_k
 
 __all__ = ["Losses", "PruneRule", "Rule", "losses_by_group", "prune"]
@@ -68,8 +68,8 @@ class PruneRule:
                     f"to {1 - self.keep:g}"
                 )
         require_seed("--seed", self.seed)
-        if self.strata < 1:
-            raise ConfigError(f"--strata is {self.strata}; it must be at least 1")
+        if not 1 <= self.strata <= MOST_STRATA:
+            raise ConfigError(f"--strata is {self.strata}; give a number from 1 to {MOST_STRATA}")
 
 
 def prune(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, classes_N: Tensor | None) -> Tensor:

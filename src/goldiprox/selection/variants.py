@@ -15,7 +15,12 @@ from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence
 from goldiprox.selection.functions import ScoreFunction
-from goldiprox.selection.groups import ClassBalanced, IrreducibleFilter, Stratified
+from goldiprox.selection.groups import (
+    MOST_STRATA,
+    ClassBalanced,
+    IrreducibleFilter,
+    Stratified,
+)
 from goldiprox.selection.sampling import (
     COLDEST,
     HOTTEST,
@@ -78,8 +83,8 @@ MODIFIERS: dict[str, Modifier] = {
             name="stratified",
             summary="at random, evenly over strata of the range of scores",
             default=10,
-            value="number of strata, a whole number of at least 2",
-            valid=lambda value: value >= 2 and value == int(value),
+            value=f"number of strata, a whole number from 2 to {MOST_STRATA}",
+            valid=lambda value: 2 <= value <= MOST_STRATA and value == int(value),
         ),
         Modifier(
             name=FILTERED,
