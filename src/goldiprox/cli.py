@@ -32,6 +32,7 @@ from goldiprox.commands.shared import wrote as _wrote
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.precompute.given import table_from_model, table_from_values
 from goldiprox.records.mapped import open_table
+from goldiprox.records.owner import writing
 from goldiprox.records.tables import IRREDUCIBLE_LOSS
 from goldiprox.report.grid import grid_sentence, grid_table
 from goldiprox.report.methods import methods_table, variants_table
@@ -40,7 +41,7 @@ from goldiprox.schema import ConfigError, GoldiproxError
 from goldiprox.workflows.cells import GridConfig
 from goldiprox.workflows.compare import compare
 from goldiprox.workflows.grid import compare_grid
-from goldiprox.workflows.irreducible import make_irreducible, take_irreducible
+from goldiprox.workflows.irreducible import make_irreducible, run_of, take_irreducible
 from goldiprox.workflows.outputs import require_writable
 from goldiprox.workflows.report import report_runs, require_folders
 from goldiprox.workflows.train import train_one
@@ -123,7 +124,7 @@ def _compare(
     settings = fitting(settings, splits)
     varied = GridConfig(**asdict(grid))
     table = None if irreducible is None else open_table(irreducible)
-    with _Shown() as shown:
+    with writing(out), _Shown() as shown:
         given: dict[str, Any] = {
             "irreducible": il,
             "table": table,
@@ -166,7 +167,7 @@ def _train(
         require_writable(record, flag="--record")
     splits = _splits(data, settings.objective)
     settings = fitting(settings, splits)
-    with _Shown() as shown:
+    with writing(out), _Shown() as shown:
         result = train_one(
             splits,
             settings,
@@ -230,7 +231,7 @@ def _irreducible(
         _told(take_irreducible(table, splits, out))
         _wrote(out)
         return
-    with _Shown() as shown:
+    with writing(run_of(out)), _Shown() as shown:
         result = make_irreducible(
             splits,
             settings,
@@ -319,6 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "learnt, and see whether it paid.",
                 args=given,
             )
+        sys.stdout.flush()  # now, where what goes wrong can be said
     except GoldiproxError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
@@ -327,6 +329,11 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader (head, less) went away; nothing was lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # A file or a device that went away under a library's hands; or standard output is full.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
 
 
 def _writes(arguments: list[str]) -> bool:

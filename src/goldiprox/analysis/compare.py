@@ -23,7 +23,7 @@ from goldiprox.records.ledger import Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import MARKS, read_steps
 from goldiprox.records.tables import PROBE, ScoreTable
-from goldiprox.schema import ConfigError
+from goldiprox.schema import CheckpointError, ConfigError
 
 __all__ = ["Curves", "RunRecord", "read_run", "summarise"]
 
@@ -509,10 +509,7 @@ def _describe_proxy(
         "flops": float(np.mean([run.proxy.total().flops for run in replayed])),
         "rank_correlations": {},
     }
-    proxies = {
-        (run.seed, run.batch): run.probe.parent / run.manifest["proxy"]["run"] / PROBE
-        for run in replayed
-    }
+    proxies = {(run.seed, run.batch): _probe_of_proxy(run) for run in replayed}
     for name, arm in (("replayed", replayed[0].arm), ("direct", note["method"])):
         pairs = [
             (proxies[run.seed, run.batch], run.probe)
@@ -523,6 +520,19 @@ def _describe_proxy(
             one, other = ([ScoreTable.read(p) for p in paths] for paths in zip(*pairs, strict=True))
             found["rank_correlations"][name] = reducible_correlations(one, other)
     return found
+
+
+def _probe_of_proxy(run: RunRecord) -> Path:
+    """Where a proxy's losses lie: what a manifest names must be in the comparison's own folder."""
+    folder = run.probe.parent
+    named = folder / str(run.manifest["proxy"]["run"])
+    home = folder.parent.parent.resolve()
+    if home not in named.resolve().parents:
+        raise CheckpointError(
+            f"{folder / 'manifest.json'} names {named}, which is not in {home}; compare again into "
+            "another --out"
+        )
+    return named / PROBE
 
 
 def _budget_seconds(runs: list[RunRecord]) -> float | None:

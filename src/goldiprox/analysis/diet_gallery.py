@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from goldiprox.data.splits import Splits
-from goldiprox.records.files import whole_file
+from goldiprox.records.examples import write_examples
 from goldiprox.records.tables import ScoreTable
 from goldiprox.seeds import stream
 from goldiprox.selection.ranking import ranked, tie_key
@@ -64,5 +63,4 @@ def collect_extremes(splits: Splits, table: ScoreTable, by: str, path: Path) -> 
                         "score": float(scores_N[position]),
                     }
                 )
-    with whole_file(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
+    write_examples(path, pa.Table.from_pylist(rows, schema=SCHEMA))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from goldiprox.analysis.correlate import rank_correlation
 from goldiprox.analysis.spread import above, jointly, paired, spread
-from goldiprox.records.files import read_json
+from goldiprox.records.files import read_rows
 from goldiprox.records.runs import RunFolder
 
 __all__ = ["SETS", "readings", "summarise_dynamics"]
@@ -68,7 +68,7 @@ def _velocities(out: Path, arm: Summary, described: Summary) -> list[Summary]:
     starts = [window["start"] for window in arm["windows"]]
     tables = []
     for seed in range(described["seeds"]):
-        rows = read_json(out / "velocity" / f"{arm['name']}-{seed}.json")
+        rows = read_rows(out / "velocity" / f"{arm['name']}-{seed}.json")
         by_start = {row["start"]: row["velocity"] for row in rows}
         tables.append([by_start[start] for start in starts])
     return [
@@ -87,7 +87,7 @@ def _barriers(out: Path, described: Summary) -> list[Summary]:
     found = []
     for spawned in described["spawn_epochs"]:
         per_seed = [
-            read_json(out / "barrier" / f"{seed}-spawned-{spawned}.json")
+            read_rows(out / "barrier" / f"{seed}-spawned-{spawned}.json")
             for seed in range(described["seeds"])
         ]
         for rows in zip(*per_seed, strict=True):

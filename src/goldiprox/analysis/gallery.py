@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from goldiprox.data.splits import Splits
-from goldiprox.records.files import whole_file
+from goldiprox.records.examples import write_examples
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Table
@@ -84,8 +83,7 @@ def collect_gallery(
     if irreducible_N is not None:
         highest = ranked(torch.from_numpy(irreducible_N), train.ids_N, _key("irreducible"))
         add("", "highest-irreducible", highest[:SHOWN].numpy(), None)
-    with whole_file(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
+    write_examples(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def _key(what: str) -> int:

@@ -23,12 +23,14 @@ from goldiprox.config import IrreducibleConfig
 from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.records.files import read_json
 from goldiprox.records.mapped import open_table
+from goldiprox.records.owner import writing
 from goldiprox.records.tables import ScoreTable
 from goldiprox.report.diet import diet_table, reading_lines, write_diet_report
 from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.selection.pruning import PruneRule
 from goldiprox.workflows.diet import diet as study
 from goldiprox.workflows.diet_settings import DietConfig
+from goldiprox.workflows.irreducible import run_of
 from goldiprox.workflows.outputs import is_kept_table, require_output, require_writable
 from goldiprox.workflows.prune import prune_scores
 from goldiprox.workflows.report import require_page
@@ -60,7 +62,7 @@ def score(
     require_writable(out)
     splits = splits_of(data, settings.objective)
     settings = fitting(settings, splits)
-    with Shown() as shown:
+    with writing(run_of(out)), Shown() as shown:
         result = make_scores(
             splits,
             settings,
@@ -130,7 +132,7 @@ def diet(
     """
     require_writable(out, folder=True)
     splits = splits_of(data)
-    with Shown() as shown:
+    with writing(out), Shown() as shown:
         found = study(
             splits,
             settings,

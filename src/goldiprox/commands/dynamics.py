@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes as Flat
 from goldiprox.commands.shared import Data, Keeping, Shown, command_line, splits_of, wrote
 from goldiprox.records.files import read_json
 from goldiprox.records.mapped import open_table
+from goldiprox.records.owner import writing
 from goldiprox.report.dynamics import reading_lines, write_dynamics_report
 from goldiprox.workflows.dynamics import dynamics
 from goldiprox.workflows.dynamics_settings import DynamicsConfig
@@ -40,7 +41,7 @@ def watch(
     """
     require_writable(out, folder=True)
     splits = splits_of(data)
-    with Shown() as shown:
+    with writing(out), Shown() as shown:
         summary = dynamics(
             splits,
             settings,

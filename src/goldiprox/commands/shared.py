@@ -55,9 +55,15 @@ class Keeping:
     checkpoint_steps: int | None = None
     """Steps between checkpoints; overrides --checkpoint-seconds."""
 
+    exact: bool = False
+    """Refuse to go on with a run that was begun under other threads, processors or versions, which
+    may change its last digits; without it that is said, and noted in the manifest."""
+
     def every(self) -> CheckpointEvery:
         """As the loop takes it."""
-        return CheckpointEvery(seconds=self.checkpoint_seconds, steps=self.checkpoint_steps)
+        return CheckpointEvery(
+            seconds=self.checkpoint_seconds, steps=self.checkpoint_steps, exact=self.exact
+        )
 
 
 def splits_of(data: DataConfig, objective: str = "classification") -> Splits:

@@ -80,7 +80,7 @@ def misfit(value: Any, shape: Shape, where: str = "it") -> str | None:
         fits = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     else:
         fits = isinstance(value, shape)
-    return None if fits else f"{where} is {_kind(value)}, not {_NAMES.get(shape, shape.__name__)}"
+    return None if fits else f"{where} is {_kind(value)}, not {_NAMES.get(shape, shape)}"
 
 
 def canonical_digest(value: Any) -> str:

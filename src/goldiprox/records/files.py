@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,17 +19,23 @@ from typing import Any
 
 from goldiprox.guarded.errors import write_remedy
 from goldiprox.guarded.json_files import Shape, canonical_digest, misfit, read_json_file
-from goldiprox.records.owner import holds, require_still_ours
+from goldiprox.records.owner import holds, require_still_ours, sweep
 from goldiprox.schema import CheckpointError, GoldiproxError
 
-__all__ = ["json_bytes", "read_json", "sha256_of", "sweep", "whole_file", "write_json"]
+__all__ = [
+    "json_bytes",
+    "read_json",
+    "read_rows",
+    "sha256_of",
+    "whole_file",
+    "write_json",
+    "write_rows",
+]
 
 SEAL = "goldiprox"
 """Key of a JSON object of ours that holds its format and digest; seen by nobody who reads it."""
 
 FORMAT = 2
-
-_LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 
 
 @contextmanager
@@ -68,30 +73,6 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         if handle >= 0:
             os.close(handle)
-
-
-def sweep(folder: Path, name: str | None = None) -> None:
-    """Delete what killed processes left of unfinished writes in a folder.
-
-    Args:
-        folder: where to look.
-        name: of the file that was being written; any unless given.
-    """
-    start = "." if name is None else f".{name}."
-    with suppress(OSError):
-        left = [
-            entry.path
-            for entry in os.scandir(folder)
-            if entry.name.startswith(start) and _LEFT_OVER.fullmatch(entry.name)
-        ]
-        for path in left:
-            with suppress(OSError):
-                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is dead
-                    Path(path).unlink()
-                finally:
-                    os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -150,6 +131,24 @@ def read_json(path: Path, shape: Shape = dict) -> Any:
     if wrong := misfit(value, shape):
         raise CheckpointError(f"{path} is damaged ({wrong}); {remedy}")
     return value
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a list of objects as JSON, sealed as an object is."""
+    write_json(path, {"rows": rows})
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read it back; a bare list is one of version 0.1.0.
+
+    Raises:
+        CheckpointError: if it is absent or damaged.
+    """
+    value = read_json(path, None)
+    rows: Any = value.get("rows") if isinstance(value, dict) else value
+    if wrong := misfit(rows, [dict]):
+        raise CheckpointError(f"{path} is damaged ({wrong}); delete it to make it again")
+    return list(rows)
 
 
 def sha256_of(path: Path) -> str:

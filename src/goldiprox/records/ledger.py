@@ -6,10 +6,14 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from types import TracebackType
+from typing import Any
 
 import torch
+
+from goldiprox.guarded.json_files import misfit
+from goldiprox.schema import CheckpointError
 
 __all__ = ["CHARGED_PHASES", "IRREDUCIBLE_PHASES", "PHASES", "Clock", "Cost", "Ledger"]
 
@@ -53,6 +57,13 @@ class Cost:
             flops=self.flops + other.flops,
             seconds=self.seconds + other.seconds,
         )
+
+
+LEDGER = {
+    "phases?": {str: {"examples": int, "steps": int, "flops": float, "seconds": float}},
+    "peak_memory_bytes?": int,
+    "uncounted_operations?": list | tuple,
+}
 
 
 @dataclass
@@ -100,14 +111,25 @@ class Ledger:
 
     @staticmethod
     def from_json(value: Mapping[str, object]) -> Ledger:
-        """The inverse of :meth:`to_json`."""
-        phases = value.get("phases", {})
-        assert isinstance(phases, Mapping)
-        peak = value.get("peak_memory_bytes", 0)
-        assert isinstance(peak, int)
-        uncounted = value.get("uncounted_operations", ())
-        assert isinstance(uncounted, list | tuple)
-        return Ledger({name: Cost(**cost) for name, cost in phases.items()}, peak, tuple(uncounted))
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            CheckpointError: if it is of another shape, as in a damaged file.
+        """
+        if wrong := misfit(dict(value), LEDGER, "the ledger"):
+            raise CheckpointError(f"a record of costs is damaged: {wrong}; make it again")
+        phases: Mapping[str, Any] = value.get("phases") or {}  # type: ignore[assignment]
+        peak = value.get("peak_memory_bytes") or 0
+        names = [field.name for field in fields(Cost)]
+        costs = {
+            phase: Cost(**{name: cost[name] for name in names}) for phase, cost in phases.items()
+        }
+        uncounted = value.get("uncounted_operations") or ()
+        return Ledger(
+            costs,
+            int(peak),  # type: ignore[call-overload]
+            tuple(map(str, uncounted)),  # type: ignore[call-overload]
+        )
 
 
 class Clock:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from goldiprox.guarded.errors import write_remedy
 from goldiprox.schema import CheckpointError, GoldiproxError
 
-__all__ = ["holds", "require_still_ours", "writing"]
+__all__ = ["holds", "require_still_ours", "sweep", "writing"]
 
 
 @dataclass
@@ -27,11 +28,14 @@ class _Held:
 
     handle: int
     identity: tuple[int, int]
+    made: bool
     users: int = 1
 
 
 _held: dict[str, _Held] = {}
 """By absolute path. A folder may be taken again by the process that has it."""
+
+_LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 
 NO_LOCKS = {errno.ENOLCK, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
@@ -48,6 +52,7 @@ def writing(folder: Path) -> Iterator[None]:
     held = _held.get(key)
     if held is None:
         held = _held[key] = _take(folder)
+        sweep(folder)
     else:
         require_still_ours(folder / "any")
         held.users += 1
@@ -58,6 +63,9 @@ def writing(folder: Path) -> Iterator[None]:
         if not held.users:
             del _held[key]
             os.close(held.handle)
+            if held.made:
+                with suppress(OSError):  # it holds something: then it stays
+                    folder.rmdir()
 
 
 def holds(path: Path) -> bool:
@@ -85,8 +93,33 @@ def require_still_ours(path: Path) -> None:
             )
 
 
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left of unfinished writes in a folder.
+
+    Args:
+        folder: where to look.
+        name: of the file that was being written; any unless given.
+    """
+    start = "." if name is None else f".{name}."
+    with suppress(OSError):
+        left = [
+            entry.path
+            for entry in os.scandir(folder)
+            if entry.name.startswith(start) and _LEFT_OVER.fullmatch(entry.name)
+        ]
+        for path in left:
+            with suppress(OSError):
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is dead
+                    Path(path).unlink()
+                finally:
+                    os.close(handle)
+
+
 def _take(folder: Path) -> _Held:
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -103,7 +136,7 @@ def _take(folder: Path) -> _Held:
                 "choose another --out"
             ) from error
     found = os.fstat(handle)
-    return _Held(handle, (found.st_dev, found.st_ino))
+    return _Held(handle, (found.st_dev, found.st_ino), made)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -40,16 +40,16 @@ from goldiprox.guarded.tensors import read_tensors
 from goldiprox.records.files import (
     read_json,
     sha256_of,
-    sweep,
     whole_file,
     write_json,
 )
-from goldiprox.records.owner import writing
+from goldiprox.records.ledger import LEDGER
+from goldiprox.records.owner import sweep, writing
 from goldiprox.records.parts import run_key, tagged
 from goldiprox.schema import CheckpointError
 from goldiprox.version import __version__
 
-__all__ = ["RunFolder", "versions", "weights_bytes"]
+__all__ = ["RunFolder", "as_json", "first_difference", "versions", "weights_bytes"]
 
 FORMAT = 2
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})-([0-9a-f]{16})\.pt")
@@ -269,8 +269,9 @@ class RunFolder:
             return
         found = self.manifest()["config"]
         for key, value in parts.items():
-            if found.get(key) != value:
-                self._refuse(first_difference(found.get(key), value, key))
+            wanted = as_json(value)
+            if found.get(key) != wanted:
+                self._refuse(first_difference(found.get(key), wanted, key))
 
     def _refuse(self, difference: str) -> NoReturn:
         raise CheckpointError(
@@ -308,7 +309,7 @@ class RunFolder:
     def ledger(self) -> dict[str, Any]:
         """The cost ledger of a finished run."""
         self.verify(["ledger.json"])
-        found: dict[str, Any] = read_json(self.path / "ledger.json", {"phases": dict})
+        found: dict[str, Any] = read_json(self.path / "ledger.json", LEDGER)
         return found
 
     def finish(
@@ -465,6 +466,13 @@ def _seal_of(raw: bytes) -> Any:
     except (ValueError, KeyError, TypeError):
         return None
     return None if misfit(found, {"name": str, "digest": str}) else found
+
+
+def as_json(value: Any) -> Any:
+    """Tuples as lists, as they come back from a file."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def first_difference(found: Any, wanted: Any, where: str = "") -> str:

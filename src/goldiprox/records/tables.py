@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.guarded.json_files import misfit
+from goldiprox.records.ledger import LEDGER
 from goldiprox.records.sealed import read_sealed, write_sealed
 from goldiprox.schema import TableError, are_sparse, id_list
 
@@ -407,10 +408,13 @@ class _Searched:
         return values_B.masked_fill(self._ids_N[places_B] != ids_B, torch.nan)
 
 
+MODEL = {"best?": dict, "weights_digest?": str, "validated_on?": int, "evaluations?": int}
+
 PROVENANCE = {
-    "kind?": str, "dataset?": str, "config?": dict, "model?": str, "models?": [dict], "best?": dict,
-    "holdout?": dict, "ledger?": dict, "versions?": dict, "joined?": [dict], "class_names?": list,
-    "replicas?": [dict], "notes?": dict, "scores?": None, "made_by?": str,
+    "kind?": str, "dataset?": str, "config?": dict, "model?": str, "models?": [MODEL],
+    "best?": {"accuracy?": float}, "holdout?": dict, "ledger?": LEDGER, "versions?": dict,
+    "joined?": [dict], "class_names?": list, "replicas?": [dict], "notes?": dict, "scores?": None,
+    "made_by?": str,
 }  # fmt: skip
 """What a provenance may hold, and what it must then be; other keys may stand beside."""
 

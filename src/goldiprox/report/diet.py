@@ -6,10 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from goldiprox.records.examples import read_examples
 from goldiprox.records.files import read_json, whole_file
 from goldiprox.report import formats
 from goldiprox.report.diet_figures import (
@@ -44,7 +44,7 @@ def write_diet_report(out: Path, home: Path | None = None) -> Path:
     """
     diet: dict[str, Any] = read_json(out / "diet.json")
     manifest: dict[str, Any] = read_json(out / "manifest.json")
-    rows = pq.read_table(out / "examples.parquet").to_pylist()
+    rows = read_examples(out / "examples.parquet")
     noise = diet["noise"]
     text = (
         page_environment()

@@ -6,9 +6,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from goldiprox.records.examples import read_examples
 from goldiprox.records.files import read_json, whole_file
 from goldiprox.report import formats
 from goldiprox.report.figures import chosen_figure, cost_figure, known_qualities, quality_figure
@@ -25,6 +25,7 @@ from goldiprox.report.tables import (
     proxy_table,
     seed_table,
 )
+from goldiprox.schema import CheckpointError
 
 __all__ = ["flat_settings", "page_environment", "write_report"]
 
@@ -55,9 +56,15 @@ def write_report(out: Path, study: Path | None = None) -> Path:
     manifest: dict[str, Any] = {}
     if (study / "manifest.json").exists():
         manifest = read_json(study / "manifest.json")
+        settings = comparison.get("settings")
+        if settings and settings != manifest.get("settings"):
+            raise CheckpointError(
+                f"{out / 'comparison.json'} is of another comparison than {study / 'manifest.json'}; "
+                "make it again with: goldiprox report"
+            )
     gallery: list[dict[str, Any]] = []
     if (study / "examples.parquet").exists():
-        gallery = pq.read_table(study / "examples.parquet").to_pylist()
+        gallery = read_examples(study / "examples.parquet")
     page = out / "report.html"
     text = _render(comparison, manifest, gallery)
     with whole_file(page) as temporary:

@@ -20,7 +20,7 @@ from goldiprox.evidence.mode import scoring_mode, twin_of, undisturbed
 from goldiprox.models.registry import parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import objective as objective_named
-from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
+from goldiprox.records.ledger import RUN_PHASES, Clock, Cost, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import MARKS, StepLog, StepRecord
 from goldiprox.records.tables import Table
@@ -274,6 +274,8 @@ class Loop:
         with torch.random.fork_rng(self._cuda_devices):
             torch.manual_seed(derive_seed(self.config.seed, "dropout"))
             self._restore()
+            if self.folder is not None:
+                self.ledger.phases.setdefault("records", Cost())
             for hook in self.hooks:
                 hook.started(self)
             self._steps(checkpoint, report)
@@ -458,12 +460,14 @@ class Loop:
 
     def _save(self) -> None:
         assert self.folder is not None
-        with self.clock("records"):
-            self.log.settle()
-            require_finite_weights(self.model, self.step - 1)
-            self.log.write_part()
-            self.clock.settle()
-            self.folder.save_checkpoint(self.step, state_of(self))
+        started = time.perf_counter()
+        self.log.settle()
+        require_finite_weights(self.model, self.step - 1)
+        self.log.write_part()
+        self.clock.settle()
+        self.folder.save_checkpoint(self.step, state_of(self))
+        # Seconds alone: how often it is saved depends on the clock, and what it cost must not.
+        self.ledger.phases["records"].seconds += time.perf_counter() - started
 
     def _restore(self) -> None:
         if self._start is not None:

@@ -21,7 +21,7 @@ from goldiprox.precompute.coreset import CoreSet
 from goldiprox.precompute.irreducible import parts_of, require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Ledger
-from goldiprox.records.runs import RunFolder, first_difference
+from goldiprox.records.runs import RunFolder, as_json, first_difference
 from goldiprox.records.tables import Table
 from goldiprox.report.html import write_report
 from goldiprox.schema import CheckpointError, ConfigError
@@ -137,7 +137,8 @@ def compare(
             checkpoint=checkpoint,
         )
     for entry in arms:
-        companion_of(entry.method, table, splits)  # now, not after hours of training
+        # Now, not after hours of training.
+        companion_of(entry.method, table, splits, irreducible.model)
     costs = None
     if config.protocol == "budget":
         costs = _calibrate(splits, config, arms, irreducible, table, factory, out, progress)
@@ -179,7 +180,7 @@ def compare(
             ),
             irreducible=table,
             factory=factory,
-            companion=companion_of(run.arm.method, table, splits),
+            companion=companion_of(run.arm.method, table, splits, irreducible.model),
             hooks=(
                 *(() if core_set is None else (core_set,)),
                 *_probes(run, config, splits, table),
@@ -238,7 +239,7 @@ def open_comparison(
         CheckpointError: if it is another one.
     """
     file = out / "manifest.json"
-    settings = _as_json(settings)
+    settings = as_json(settings)
     if file.exists():
         found = read_json(file)
         if found.get("settings") != settings:
@@ -411,7 +412,7 @@ def _calibrate(
                 entry.task(splits),
                 irreducible=table,
                 factory=factory,
-                companion=companion_of(entry.method, table, splits),
+                companion=companion_of(entry.method, table, splits, irreducible.model),
             )
             kinds[_kind(entry, batch)] = loop.one_step  # of a replay: uniform's work is the same
             if entry.proxy is not None:
@@ -419,7 +420,9 @@ def _calibrate(
                 kinds[_proxy_kind(entry, batch)] = chooser.one_step
     if table is not None and (out / "irreducible").exists():
         first = parts_of(splits)[0].task  # under halves both models are alike
-        settings = irreducible.training(table.provenance["model"], len(first.train))
+        shape = first.train.store.example_shape
+        name = irreducible.resolved_model(config.model, shape)  # not the table's word for it
+        settings = irreducible.training(name, len(first.train))
         small = Loop(settings, first)
         kinds[IRREDUCIBLE_STEP] = small.one_step
         some = splits.train.select(torch.arange(min(1000, len(splits.train))))
@@ -434,10 +437,3 @@ def _calibrate(
         costs[IRREDUCIBLE_PASS] *= 1000 / min(1000, len(splits.train))
     write_json(path, {"seconds": costs, "threads": torch.get_num_threads()})
     return costs
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples as lists, as they come back from a file."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -32,7 +32,7 @@ from goldiprox.models.registry import factory_name, parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.precompute.data_diet import snapshot
 from goldiprox.precompute.diet_scores import SCORES
-from goldiprox.records.files import read_json, write_json
+from goldiprox.records.files import read_json, read_rows, write_json, write_rows
 from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import ScoreTable, Table
 from goldiprox.report.dynamics import write_dynamics_report
@@ -278,6 +278,7 @@ def _run(
     spawned: int | None,
 ) -> None:
     if folder.finished:
+        folder.use_again()
         return
     config = study.config.training(seed)
     start = None
@@ -354,7 +355,7 @@ def _measure_velocity(
 ) -> None:
     """Velocities of all windows of one parent; a window is the unit of resuming."""
     path = study.out / "velocity" / f"{arm.name}-{seed}.json"
-    rows: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    rows: list[dict[str, Any]] = read_rows(path) if path.exists() else []
     done = {row["start"] for row in rows}
     if done.issuperset(starts):
         return
@@ -375,13 +376,14 @@ def _measure_velocity(
             at = number * len(epochs) + len(values)
             report(at, len(starts) * len(epochs), f"window {number + 1}, epoch {epoch}")
         rows.append({"start": start, "velocity": values})
-        write_json(path, rows)
+        write_rows(path, rows)
 
 
 def _measure_barrier(study: _Study, seed: int, spawned: int, order_N: Tensor) -> None:
     """Errors between one parent and one child, at every epoch at which they are compared."""
     path = study.out / "barrier" / f"{seed}-spawned-{spawned}.json"
     if path.exists():
+        read_rows(path)
         return
     config, arm = study.config, study.arms[0]
     report = study.progress.stage(f"error barrier, seed {seed}, spawned after epoch {spawned}")
@@ -417,7 +419,7 @@ def _measure_barrier(study: _Study, seed: int, spawned: int, order_N: Tensor) ->
             }
         )
         report(number, len(epochs), f"epoch {epoch}")
-    write_json(path, rows)
+    write_rows(path, rows)
 
 
 @dataclass(frozen=True)

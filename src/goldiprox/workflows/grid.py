@@ -131,6 +131,10 @@ def compare_grid(
     return grid_of(out)
 
 
+MANIFEST = {"settings": {"compare": {"methods": [str]}, "grid": {str: list}}, "data": dict}
+"""What the manifest of a grid holds, as far as it is read back."""
+
+
 def grid_of(out: Path, page: Path | None = None) -> dict[str, Any]:
     """Summarise the cells of a grid's folder; write ``comparison.json`` and the page.
 
@@ -144,7 +148,7 @@ def grid_of(out: Path, page: Path | None = None) -> dict[str, Any]:
     Raises:
         CheckpointError: if ``out`` is no grid's folder, or a record is damaged.
     """
-    manifest = read_json(out / "manifest.json")
+    manifest = read_json(out / "manifest.json", MANIFEST)
     settings = manifest["settings"]
     failed: dict[str, str] = {}
     if (out / "failed.json").exists():
@@ -153,7 +157,11 @@ def grid_of(out: Path, page: Path | None = None) -> dict[str, Any]:
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings["compare"].items()
     }
-    config = CompareConfig(**stored)
+    # What a file names is not imported: cells have their names without the user's own methods.
+    own = {key for key, value in stored.items() if isinstance(value, str) and ":" in value}
+    named = tuple(name for name in stored["methods"] if ":" not in name) or ("uniform",)
+    known = {key: value for key, value in stored.items() if key not in own}
+    config = CompareConfig(**{**known, "methods": named})
     varied = settings["grid"]
     grid = GridConfig(
         models=tuple(varied.get("model", ())),

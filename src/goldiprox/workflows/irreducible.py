@@ -11,6 +11,7 @@ from torch import nn
 from goldiprox.config import IrreducibleConfig
 from goldiprox.data.preprocess import ImagePreprocessor
 from goldiprox.data.splits import Splits
+from goldiprox.guarded.tensors import read_tensors
 from goldiprox.precompute.irreducible import (
     irreducible_cost,
     irreducible_settings,
@@ -18,7 +19,7 @@ from goldiprox.precompute.irreducible import (
     require_fitting,
 )
 from goldiprox.records.files import sha256_of
-from goldiprox.records.runs import RunFolder, first_difference
+from goldiprox.records.runs import RunFolder, as_json, first_difference
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.schema import ConfigError, TableError
 from goldiprox.selection.methods import Method
@@ -27,7 +28,12 @@ from goldiprox.training.optimization import resolve_device
 from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.progress import Progress
 
-__all__ = ["companion_of", "irreducible_for", "make_irreducible", "take_irreducible"]
+__all__ = ["companion_of", "irreducible_for", "make_irreducible", "run_of", "take_irreducible"]
+
+
+def run_of(out: Path) -> Path:
+    """Where the run of the model that makes a table is kept: beside the table."""
+    return out.with_name(out.name + ".run")
 
 
 def make_irreducible(
@@ -52,7 +58,7 @@ def make_irreducible(
         splits,
         config,
         out,
-        RunFolder(out.with_name(out.name + ".run")),
+        RunFolder(run_of(out)),
         target_model=target_model,
         progress=progress or Progress(),
         checkpoint=checkpoint,
@@ -140,10 +146,18 @@ def irreducible_for(
     return replace(table, path=path)
 
 
-def companion_of(entry: Method, table: Table | None, splits: Splits) -> nn.Module | None:
+def companion_of(
+    entry: Method, table: Table | None, splits: Splits, named: str | None = None
+) -> nn.Module | None:
     """The irreducible-loss model itself, for a method that goes on training it; else None.
 
     Its weights lie beside its table, where the command that made both has put them.
+
+    Args:
+        entry: the method.
+        table: irreducible losses.
+        splits: the data.
+        named: the model as the user names it, which may be imported; a table's own name may not.
 
     Raises:
         ConfigError: if the data are no images.
@@ -169,11 +183,13 @@ def companion_of(entry: Method, table: Table | None, splits: Splits) -> nn.Modul
             f'method "{entry.name}" goes on training the irreducible-loss model, and its weights '
             f"are not beside {path} (looked for {homes[0]}); leave --irreducible out to train one"
         )
-    if sha256_of(home / "model.safetensors") != models[0]["weights_digest"]:
+    if sha256_of(home / "model.safetensors") != models[0].get("weights_digest"):
         raise TableError(
             f"the weights in {home} are not those that made {path}; delete both to start over"
         )
     name = table.provenance["model"]
+    if name == named:
+        name = named
     model, _ = build(
         name,
         splits.train,
@@ -182,13 +198,17 @@ def companion_of(entry: Method, table: Table | None, splits: Splits) -> nn.Modul
         seed=0,
         device=resolve_device("cpu"),
     )
-    model.load_state_dict(RunFolder(home).load_weights("model"))
+    weights = read_tensors(home / "model.safetensors", str(home / "model.safetensors"))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TableError(f"the weights in {home} do not fit {name}, which {path} names") from error
     return model
 
 
 def _require_same(table: ScoreTable, wanted: dict[str, Any], path: Path) -> None:
     """Or another model's losses would be handed out under this one's name."""
-    found = table.provenance.get("config")
+    found, wanted = as_json(table.provenance.get("config")), as_json(wanted)
     if found != wanted:
         raise TableError(
             f"score table {path} was made with other settings "

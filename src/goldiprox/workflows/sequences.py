@@ -197,8 +197,9 @@ def _data(known: dict[str, Any]) -> str:
 
 
 def _contents(sequence: BatchSequence, splits: Splits | None) -> dict[str, str]:
-    """Counts over all steps; ids are counted in an array as long as the highest one seen."""
+    """Counts over all steps, by the ids that there are: an odd one may be as high as it likes."""
     picks, weighted, wrong = 0, 0, 0
+    seen: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
     counts: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
     epochs: set[int] = set()
     corrupted = None if splits is None else splits.train.ids_N[splits.train.corrupted_N].numpy()
@@ -207,17 +208,17 @@ def _contents(sequence: BatchSequence, splits: Splits | None) -> dict[str, str]:
         picks += len(ids)
         weighted += table.num_rows - table["weights"].null_count
         epochs.update(table["epoch"].unique().to_pylist())
-        found = np.bincount(ids, minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
+        more, times = np.unique(ids, return_counts=True)
+        seen, places = np.unique(np.concatenate([seen, more]), return_inverse=True)
+        counts = np.bincount(places, np.concatenate([counts, times])).astype(np.int64)
         if corrupted is not None:
             wrong += int(np.isin(ids, corrupted).sum())
-    often = ranked(torch.from_numpy(counts), torch.arange(len(counts)), 0)[:5].tolist()
+    often = ranked(torch.from_numpy(counts), torch.from_numpy(seen), 0)[:5].tolist()
     told = {
-        "picks": f"{picks:,} of {np.count_nonzero(counts):,} different examples, "
+        "picks": f"{picks:,} of {len(counts):,} different examples, "
         f"{picks / len(sequence):.4g} a step, over {len(epochs)} epochs",
         "weights": f"in {weighted:,} steps" if weighted else "all one",
-        "most often chosen": ", ".join(f"id {i} ({counts[i]}x)" for i in often if counts[i]),
+        "most often chosen": ", ".join(f"id {seen[i]} ({counts[i]}x)" for i in often),
     }
     if corrupted is not None and picks:
         told["wrong labels"] = f"{wrong / picks:.1%} of the picks"

@@ -124,7 +124,9 @@ def train_one(
             manifest=manifest,
             irreducible=table,
             factory=factory,
-            companion=companion_of(entry.method, table, splits),
+            companion=companion_of(
+                entry.method, table, splits, None if irreducible is None else irreducible.model
+            ),
             hooks=hooks if recording is None else (*hooks, recording.hook()),
             plan=plan if sequence is None else replay(sequence),
             checkpoint=checkpoint,
