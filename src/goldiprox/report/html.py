@@ -59,8 +59,8 @@ def write_report(out: Path, study: Path | None = None) -> Path:
         settings = comparison.get("settings")
         if settings and settings != manifest.get("settings"):
             raise CheckpointError(
-                f"{out / 'comparison.json'} is of another comparison than {study / 'manifest.json'}; "
-                "make it again with: goldiprox report"
+                f"{out / 'comparison.json'} is of another comparison than "
+                f"{study / 'manifest.json'}; make it again with: goldiprox report"
             )
     gallery: list[dict[str, Any]] = []
     if (study / "examples.parquet").exists():
