@@ -392,3 +392,15 @@ def test_labels_may_be_probabilities(linear, pool):
     with torch.no_grad():
         logits = copy.deepcopy(linear).double()(pool[1].double())
     assert torch.allclose(found.double(), -(soft.double() * logits.log_softmax(1)).sum(1))
+
+
+def test_features_come_with_gradient_norms_that_are_materialised(pool):
+    """What ran last for those norms is one example, or a map over all."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(D, 8)), nn.Tanh(), nn.Linear(8, C)
+    )
+    both = ScoringPass(model)(pool, {"grad_norm_B", "grad_norm_last_layer_B"})
+    alone = ScoringPass(model)(pool, {"grad_norm_last_layer_B"})
+    torch.testing.assert_close(both.grad_norm_last_layer_B, alone.grad_norm_last_layer_B)
+    assert (both.grad_norm_B > both.grad_norm_last_layer_B).all()
