@@ -165,7 +165,19 @@ def targets_of(batch: Batch) -> Tensor | None:
         found = next((batch[key] for key in TARGET_KEYS if key in batch), None)
     else:
         found = batch[2] if len(batch) > 2 else None
-    return found if isinstance(found, Tensor) else None
+    return found if isinstance(found, Tensor) else _listed(found)
+
+
+def _listed(targets: Any) -> Tensor | None:
+    """Targets that a collate function left as an array or a list of numbers; None if it is none."""
+    if isinstance(targets, list) and not all(type(t) in (int, float, bool) for t in targets):
+        return None
+    if not isinstance(targets, list | np.ndarray):
+        return None
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):  # texts; beyond 64 bits
+        return None
 
 
 def require_targets(batch: Batch) -> Tensor:

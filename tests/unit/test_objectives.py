@@ -320,6 +320,27 @@ def test_labels_of_any_integer_type_and_in_a_column(dtype):
     assert torch.equal(evidence_form, targets)
 
 
+def test_labels_that_a_collate_function_left_as_they_were():
+    output, targets = OUTPUTS["classification"]
+    expected = CLASSIFICATION.losses(output, batch_of("classification"))
+    for given in (targets.tolist(), targets.numpy(), targets.int().numpy()):
+        assert torch.equal(CLASSIFICATION.losses(output, {"id": IDS, "labels": given}), expected)
+    for given in (["a"] * B, [[0]] * B, np.array(["a"] * B), [2**70] * B):
+        with pytest.raises(DataError, match="no labels in the usual place"):
+            CLASSIFICATION.losses(output, {"id": IDS, "labels": given})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_to_choose_from_is_no_error(name):
+    shapes = {"regression": (2,), "regression-huber": (1,), "regression-absolute": ()}
+    shape = shapes.get(name, (C,))
+    targets = OUTPUTS[name][1][:0]
+    model = Head(L, V) if name == "language-model" else Head(*shape)
+    batch = (IDS[:0], INPUTS[:0], targets)
+    for by in ("loss", "grad-norm-bound", "grad-norm-last-layer"):
+        assert len(Chooser(model, by, objective=name)(batch).selection) == 0
+
+
 class Head(nn.Module):
     """A linear model whose output has any shape an example."""
 
@@ -330,7 +351,7 @@ class Head(nn.Module):
         self.linear = nn.Linear(D, math.prod(shape))
 
     def forward(self, x):
-        return self.linear(x).view(-1, *self.shape)
+        return self.linear(x).view(len(x), *self.shape)
 
 
 INPUTS = drawn(B, D, seed=9)
@@ -351,6 +372,10 @@ MISFITS = {
         r"labels .*shape \(\d+, 6\)",
     ),
     "images": ((C, 4, 4), torch.zeros(B, 4, 4).long(), "classification", "of your own"),
+    "one for all": ((C,), torch.tensor(1), "classification", "single label"),
+    "too few": ((C,), torch.zeros(B - 1).long(), "classification", "39 labels|shape .39,"),
+    "column of numbers": ((C,), torch.rand(B, 1), "classification", "--objective regression"),
+    "complex": ((), torch.zeros(B) + 1j, "regression", "two targets"),
     "numbers": ((C,), torch.rand(B), "classification", "float32.*--objective regression"),
     "soft of other classes": ((C,), torch.ones(B, 4) / 4, "classification", "3 classes"),
     "classes": ((C,), torch.arange(B) % C, "multilabel", "--objective classification"),

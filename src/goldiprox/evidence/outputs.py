@@ -173,5 +173,7 @@ def _slopes(objective: Objective, output: Any, batch: Batch) -> tuple[Tensor, Te
 
 
 def _norms(slope: Tensor) -> Tensor:
-    norm_B: Tensor = torch.linalg.vector_norm(slope.reshape(len(slope), -1), dim=1)
+    if slope.dim() == 1:
+        return slope.abs()
+    norm_B: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
     return norm_B

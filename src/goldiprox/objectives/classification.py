@@ -194,10 +194,15 @@ def fit(output: Any, targets_B: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: naming the objective that would fit.
     """
-    logits_BC = require_logits(output, targets_B.shape[0])
+    logits_BC = require_logits(output, len(require_tensor(output)))
     if targets_B.dim() != 1 or targets_B.is_floating_point():
         _require_distributions(logits_BC, targets_B)
         targets_B = targets_B.to(logits_BC.dtype)
+    elif targets_B.shape[0] != logits_BC.shape[0]:
+        raise DataError(
+            f"the batch has {targets_B.shape[0]} labels, and the model's output has the shape "
+            f"{tuple(logits_BC.shape)}; the first axis of both must be the examples"
+        )
     if targets_B.device != logits_BC.device:
         targets_B = targets_B.to(logits_BC.device, non_blocking=True)
     return logits_BC, targets_B
@@ -228,7 +233,7 @@ def _require_distributions(output: Tensor, targets_B: Tensor) -> None:
     if targets_B.shape == output.shape:
         return
     shape = tuple(targets_B.shape)
-    if targets_B.dim() == 1:
+    if targets_B.dim() == 1 or shape[1:] == (1,):
         kind = str(targets_B.dtype).removeprefix("torch.")
         raise DataError(
             f"the labels are {kind} of shape {shape}, numbers rather than classes: choose "
@@ -249,6 +254,8 @@ def several_labels() -> str:
 
 def _class_numbers(targets: Tensor) -> Tensor:
     """Integers of any type, and a column of them, as int64 of shape [B]; one-hot rows as floats."""
+    if targets.dim() == 0:
+        raise DataError("the batch has a single label for all examples; give each example one")
     if targets.dim() == 1:
         return targets if targets.is_floating_point() else targets.long()
     if targets.is_floating_point():

@@ -59,7 +59,7 @@ class Multilabel(Objective):
         logits, targets = require_tensor(output), require_targets(batch)
         logits_BC = logits.unsqueeze(1) if logits.dim() == 1 else logits
         targets_BC = targets.unsqueeze(1) if targets.dim() == 1 else targets
-        if logits_BC.dim() != 2 or logits_BC.shape != targets_BC.shape:
+        if logits_BC.dim() != 2 or logits_BC.shape != targets_BC.shape or targets.is_complex():
             raise DataError(
                 f"the model's output has the shape {tuple(logits.shape)} and the labels "
                 f"{tuple(targets.shape)}; objective multilabel needs a logit and a 0 or 1 for each "
@@ -72,7 +72,8 @@ class Multilabel(Objective):
     def require_values(self, targets: Tensor, ids: Tensor, width: int) -> None:
         """Refuse values that are not between 0 and 1."""
         del width
-        bad = ~_is_valid(targets.view(len(targets), -1)).all(1)
+        targets_BC = targets.unsqueeze(1) if targets.dim() == 1 else targets
+        bad = ~_is_valid(targets_BC).all(1)
         if bool(bad.any()):
             raise DataError(
                 f"{int(bad.sum())} examples have labels that are not 0 or 1 (ids "

@@ -76,6 +76,8 @@ class Regression(Objective):
                 "first axis of both must be the examples"
             )
         predicted_BD, targets_BD = _rows(wide(predicted)), _rows(targets)
+        if targets.is_complex():
+            raise DataError("the targets are complex numbers; give their two parts as two targets")
         # [B] against [B, 1] would broadcast to [B, B].
         if predicted_BD.shape != targets_BD.shape:
             raise DataError(
@@ -120,4 +122,4 @@ class Regression(Objective):
 
 def _rows(values: Tensor) -> Tensor:
     """[B] and [B, ...] as [B, D]."""
-    return values.reshape(values.shape[0], -1) if values.numel() else values.flatten(1)
+    return values.unsqueeze(1) if values.dim() == 1 else values.flatten(1)

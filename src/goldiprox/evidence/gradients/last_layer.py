@@ -100,7 +100,8 @@ def last_layer_norms(slope: Tensor, features: Tensor, *, bias: bool) -> Tensor:
     size = slope.shape[0]
     if features.dim() == 2:
         norm_B = feature_norms(features, size)
-        bound_B = torch.linalg.vector_norm(slope.reshape(size, -1), dim=1)
+        slope = slope.unsqueeze(1) if slope.dim() == 1 else slope.flatten(1)
+        bound_B = torch.linalg.vector_norm(slope, dim=1)
         return scaled_by_features(bound_B, norm_B, bias=bias)
     if features.dim() != 3 or slope.dim() != 3 or features.shape[:2] != slope.shape[:2]:
         require_vectors(features, size)  # refuses
