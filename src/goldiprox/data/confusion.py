@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goldiprox.data.messages import first_line
+from goldiprox.guarded.json_files import parse_json, unsealed
 from goldiprox.schema import ConfigError, DataError
 
 __all__ = [
@@ -78,7 +78,7 @@ def read_matrix(name: str, class_names: Sequence[str]) -> Matrix:
     try:
         text = raw.decode()
         if text.lstrip()[:1] in ("{", "["):
-            found = json.loads(text)
+            found = unsealed(parse_json(text))
             names = found.get("class_names") if isinstance(found, dict) else None
             rows = found["matrix"] if isinstance(found, dict) else found
         else:

@@ -24,6 +24,8 @@ from goldiprox.data.notes import Note
 from goldiprox.data.settings import Reading
 from goldiprox.data.targets import TargetKind, Targets, are_lists, read_targets
 from goldiprox.data.text_columns import as_text, is_bytes, is_text, text_column
+from goldiprox.guarded.errors import reading, require_file
+from goldiprox.guarded.parquet import require_modest
 from goldiprox.schema import DataError
 
 __all__ = [
@@ -292,11 +294,15 @@ def _split_files(place: Path, split: str) -> list[Path]:
 
 
 def _open(path: Path) -> Any:
-    try:
+    what, damaged = f"{path}:", "not a readable Parquet file"
+    with reading(what, error=DataError, damaged=damaged):
+        require_file(path)
         # A small buffer instead of whole column chunks: files may hold one huge row group.
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
+        file = pq.ParquetFile(
+            path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        )
+        require_modest(file, path, what, error=DataError)
+        return file
 
 
 def _column(path: Path, file: Any, known: Sequence[str], what: str) -> str:

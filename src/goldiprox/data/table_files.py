@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.json
-import pyarrow.parquet as pq
 
 from goldiprox.csv_files import CSV_SUFFIXES, read_csv
 from goldiprox.data.messages import first_line
 from goldiprox.data.notes import Note, note_of
+from goldiprox.guarded.parquet import read_parquet
 from goldiprox.schema import DataError
 
 __all__ = ["TABLE_SUFFIXES", "find_table_files", "is_table_file", "read_table"]
@@ -90,7 +90,7 @@ def read_table(path: Path) -> tuple[pa.Table, tuple[Note, ...]]:
     notes: tuple[Note, ...] = ()
     try:
         if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path, page_checksum_verification=True)
+            table = read_parquet(path, str(path), error=DataError)
         elif _suffix(path) in CSV_SUFFIXES:
             table, form = read_csv(path)
             notes = note_of("read as a table", [f"{path.name}: {form}"] if form else [])

@@ -12,13 +12,23 @@ from goldiprox.guarded.errors import reading, require_file
 from goldiprox.names import from_file
 from goldiprox.schema import CheckpointError, GoldiproxError
 
-__all__ = ["Shape", "canonical_digest", "misfit", "parse_json", "read_json_file"]
+__all__ = [
+    "FORMAT",
+    "SEAL",
+    "Shape",
+    "canonical_digest",
+    "misfit",
+    "parse_json",
+    "read_json_file",
+    "unsealed",
+]
 
 Shape = Any
 """A type (``float`` takes whole numbers too); ``[shape]``, a list of it; ``{"key": shape}``, an
 object with at least these keys, those that end in ``?`` optional or null; ``{str: shape}``, an
 object of any keys with such values; ``None``, anything."""
 
+FORMAT = 2
 LARGEST = 1 << 63
 
 
@@ -43,7 +53,7 @@ def read_json_file(
     remedy: str = "get the file again",
     absent: str | None = None,
 ) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; one of ours is compared with the digest in its seal.
 
     Args:
         path: the file.
@@ -57,10 +67,34 @@ def read_json_file(
     """
     with reading(str(path), error=error, remedy=remedy, absent=absent):
         require_file(path)
-        value = parse_json(path.read_bytes().decode("utf-8"))
+        value = unsealed(parse_json(path.read_bytes().decode("utf-8")))
         if wrong := misfit(value, shape):
             raise ValueError(wrong)
         return value
+
+
+SEAL = "goldiprox"
+"""Key of a JSON object of ours that holds its format and digest; seen by nobody who reads it."""
+
+
+def unsealed(value: Any) -> Any:
+    """A JSON value without its seal, after comparison with the digest in it; others as they are.
+
+    Raises:
+        ValueError: if it is not what was written.
+    """
+    if not isinstance(value, dict) or SEAL not in value:
+        return value
+    rest = {key: item for key, item in value.items() if key != SEAL}
+    seal = value[SEAL]
+    if misfit(seal, {"format": int, "sha256": str}) or seal["sha256"] != canonical_digest(rest):
+        raise ValueError("its content is not what was written: its digest does not match")
+    if seal["format"] != FORMAT:
+        raise ValueError(
+            f"it has format {seal['format']}, and this version reads {FORMAT}: read it with the "
+            "version that wrote it"
+        )
+    return rest
 
 
 def misfit(value: Any, shape: Shape, where: str = "it") -> str | None:

@@ -21,7 +21,15 @@ from goldiprox.guarded.footer import Chunk, column_chunks
 from goldiprox.guarded.json_files import parse_json
 from goldiprox.schema import GoldiproxError, TableError
 
-__all__ = ["ALLOWANCE", "RATIO", "limit_of", "note_of", "open_parquet", "read_parquet"]
+__all__ = [
+    "ALLOWANCE",
+    "RATIO",
+    "limit_of",
+    "note_of",
+    "open_parquet",
+    "read_parquet",
+    "require_modest",
+]
 
 ALLOWANCE = 256 << 20
 """Bytes that any file may unfold to."""
@@ -64,9 +72,9 @@ def open_parquet(
             unfold to more than :func:`limit_of` its size.
     """
     with reading(what, error=error, remedy=remedy, damaged=damaged):
-        size = require_file(path)
+        require_file(path)
         with pq.ParquetFile(path, page_checksum_verification=True, **options) as file:
-            _require_modest(file, path, columns, size, what, error)
+            require_modest(file, path, what, columns=columns, error=error)
             yield file
 
 
@@ -103,14 +111,27 @@ def note_of(schema: pa.Schema, key: bytes) -> Any:
         return None
 
 
-def _require_modest(
+def require_modest(
     file: pq.ParquetFile,
     path: Path,
-    columns: Columns,
-    size: int,
     what: str,
-    error: type[GoldiproxError],
+    *,
+    columns: Columns = None,
+    error: type[GoldiproxError] = TableError,
 ) -> None:
+    """Refuse a file that would unfold to more than :func:`limit_of` its size.
+
+    Args:
+        file: opened.
+        path: of it.
+        what: for messages.
+        columns: those that will be read; all unless given.
+        error: raised.
+
+    Raises:
+        GoldiproxError: of the type ``error``, naming both sizes.
+    """
+    size = path.stat().st_size
     limit = limit_of(size)
 
     def require(asked: int) -> None:

@@ -19,6 +19,7 @@ def read_tensors(
     *,
     error: type[GoldiproxError] = CheckpointError,
     remedy: str = "get the file again",
+    damaged: str = "is damaged",
     raw: bytes | None = None,
 ) -> dict[str, Tensor]:
     """Read a safetensors file.
@@ -28,12 +29,13 @@ def read_tensors(
         what: for messages.
         error: raised.
         remedy: what to do if it is absent or damaged.
+        damaged: what to say then.
         raw: its bytes, where they were read already.
 
     Raises:
         GoldiproxError: of the type ``error``.
     """
-    with reading(what, error=error, remedy=remedy):
+    with reading(what, error=error, remedy=remedy, damaged=damaged):
         if raw is None:
             require_file(path)
             raw = path.read_bytes()

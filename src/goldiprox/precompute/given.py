@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from goldiprox.config import config_hash
 from goldiprox.data.splits import Splits
 from goldiprox.data.text import TextPreprocessor
 from goldiprox.evidence.flops import count_flops
+from goldiprox.guarded.errors import reading, require_file
+from goldiprox.guarded.tensors import read_tensors
 from goldiprox.models.registry import factory_name
 from goldiprox.models.text import WordTokenizer
 from goldiprox.models.vision import Factory
@@ -196,19 +197,17 @@ def _require_rows(splits: Splits, ids: pa.ChunkedArray, what: str) -> None:
 
 
 def _load(model: nn.Module, path: Path, name: str) -> None:
-    try:
+    with reading(
+        f"--weights {path}", error=ConfigError, damaged="does not load",
+        remedy="give a safetensors file, or a state dict written by torch.save",
+    ):  # fmt: skip
+        require_file(path)
         if path.suffix == ".safetensors":
-            state: Any = load_file(path)
+            state: Any = read_tensors(
+                path, f"--weights {path}", error=ConfigError, damaged="does not load"
+            )
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"--weights {path} does not exist") from error
-    except Exception as error:  # what is no pickle fails in any way it likes
-        said = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"--weights {path} does not load ({type(error).__name__}: {said}); give a safetensors "
-            "file, or a state dict written by torch.save"
-        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ConfigError(
             f"--weights {path} is not a plain state dict (name to tensor); save model.state_dict()"

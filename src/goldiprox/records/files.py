@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from goldiprox.guarded.errors import write_remedy
-from goldiprox.guarded.json_files import Shape, canonical_digest, misfit, read_json_file
+from goldiprox.guarded.json_files import (
+    FORMAT,
+    SEAL,
+    Shape,
+    canonical_digest,
+    misfit,
+    read_json_file,
+)
 from goldiprox.records.owner import holds, require_still_ours, sweep
 from goldiprox.schema import CheckpointError, GoldiproxError
 
@@ -31,11 +38,6 @@ __all__ = [
     "write_json",
     "write_rows",
 ]
-
-SEAL = "goldiprox"
-"""Key of a JSON object of ours that holds its format and digest; seen by nobody who reads it."""
-
-FORMAT = 2
 
 
 @contextmanager
@@ -108,29 +110,12 @@ def read_json(path: Path, shape: Shape = dict) -> Any:
     Raises:
         CheckpointError: if it is absent, damaged, or of another shape.
     """
-    remedy = "delete its folder to start that run over"
-    value = read_json_file(
+    return read_json_file(
         path,
-        remedy=remedy,
+        shape,
+        remedy="delete its folder to start that run over",
         absent=f"{path} is absent; is this a goldiprox output folder?",
     )
-    if isinstance(value, dict) and SEAL in value:
-        seal = value.pop(SEAL)
-        if misfit(seal, {"format": int, "sha256": str}) or seal["sha256"] != canonical_digest(
-            value
-        ):
-            raise CheckpointError(
-                f"{path} is damaged (its content is not what was written: its digest does not "
-                f"match); {remedy}"
-            )
-        if seal["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {seal['format']}, this version reads {FORMAT}; read it with "
-                "the version that wrote it"
-            )
-    if wrong := misfit(value, shape):
-        raise CheckpointError(f"{path} is damaged ({wrong}); {remedy}")
-    return value
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
