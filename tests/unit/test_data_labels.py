@@ -180,6 +180,13 @@ def test_classes_that_a_part_lacks_are_said():
     ]
 
 
+def test_files_that_are_not_used_are_said(tmp_path):
+    for part in ("train", "test", "validation"):
+        write(tmp_path / f"{part}.parquet")
+    (note,) = load(f"{tmp_path}/").notes
+    assert str(note).endswith("neither training nor test set: 1 (validation.parquet)")
+
+
 # Groups
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.data.messages import first_line
+from goldiprox.data.notes import note_of
 from goldiprox.data.parquet import (
     ParquetImages,
     ParquetTexts,
@@ -135,7 +137,13 @@ def parquet_path(
     else:
         found = read_images(train, test, reading, targets=targets)
     groups = read_groups(train, test, reading.group_column)
-    return from_parquet(path.resolve().stem, path, found, groups)
+    dataset = from_parquet(path.resolve().stem, path, found, groups)
+    unused = [] if path.is_file() else sorted({*path.rglob("*.parquet")} - {*train, *test})
+    left_out = note_of(
+        "left out: Parquet files that are neither training nor test set",
+        (str(file.relative_to(path)) for file in unused),
+    )
+    return replace(dataset, notes=(*left_out, *dataset.notes))
 
 
 def from_parquet(
