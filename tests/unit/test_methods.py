@@ -9,12 +9,13 @@ from torch import nn
 from goldiprox.config import TrainConfig
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
-from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.schema import ConfigError, Evidence, MissingEvidence, Selection
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import METHODS, CompanionSpec, Method, method, register
 from goldiprox.selection.ranking import top_k
-from goldiprox.selection.selectors import RandomChoice
+from goldiprox.selection.selectors import RandomChoice, TopK
 from goldiprox.training.loop import train
+from goldiprox.training.step import Chooser
 
 FIELDS = set(Evidence.__dataclass_fields__)
 
@@ -150,3 +151,28 @@ def test_needs_may_be_written_as_the_decorator_takes_them(needs):
     entry = replace(own(highest_class), needs=needs)
     assert entry.needs == {"loss_B", "targets_B"}
     assert entry.needs_forward
+
+
+def reads_losses(evidence):
+    return evidence.loss_B.exp()
+
+
+def chooses_by_losses(evidence, k, generator):
+    few = evidence.at(torch.arange(4))
+    return Selection.of(evidence.ids_B, torch.topk(few.loss_B, k).indices)
+
+
+@pytest.mark.parametrize("selector", [TopK(reads_losses), chooses_by_losses])
+def test_what_a_method_reads_without_needing_it_is_named(selector):
+    chooser = Chooser(nn.Linear(3, 2), own(selector, "log_probs_BC"))
+    pool = torch.arange(6), torch.randn(6, 3), torch.zeros(6).long()
+    with pytest.raises(
+        MissingEvidence, match=r'"my-own" reads loss_B, .* needs="log_probs_BC loss_B"'
+    ):
+        chooser(pool)
+
+
+def test_another_fault_of_a_method_stays_its_own():
+    chooser = Chooser(nn.Linear(3, 2), own(lambda evidence, k, generator: None + k, "loss_B"))
+    with pytest.raises(TypeError, match="NoneType"):
+        chooser((torch.arange(6), torch.randn(6, 3), torch.zeros(6).long()))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
-from goldiprox.schema import ConfigError
-from goldiprox.selection.methods import METHODS, Method, register, require_fields
+import torch
+from torch import Tensor
+
+from goldiprox.schema import ConfigError, Evidence
+from goldiprox.selection.methods import FIELDS, METHODS, Method, register, require_fields
 from goldiprox.selection.selectors import Selector, StatefulSelector, TopK
 
-__all__ = ["method"]
+__all__ = ["method", "undeclared"]
 
 _MADE_BY: dict[str, tuple[str, str]] = {}
 """Module and name of the function behind each decorated method."""
@@ -78,6 +83,43 @@ def method(
         return entry
 
     return decorate
+
+
+def undeclared(
+    selector: Selector, evidence: Evidence, k: int, generator: torch.Generator
+) -> list[str]:
+    """Absent evidence that a selector reads: to be asked once it has failed.
+
+    Args:
+        selector: runs once more.
+        evidence: what it failed on.
+        k: how many it was to choose.
+        generator: what it draws from.
+
+    Returns:
+        Names of fields, sorted.
+    """
+    read: set[str] = set()
+
+    class Watched(Evidence):
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if value is None and name in FIELDS:
+                read.add(name)
+            return value
+
+        def at(self, positions: Tensor) -> Evidence:  # which looks at all fields
+            return watch(Evidence(**values_of(self)).at(positions))
+
+    def values_of(whose: Evidence) -> dict[str, Any]:
+        return {field.name: object.__getattribute__(whose, field.name) for field in fields(whose)}
+
+    def watch(whose: Evidence) -> Evidence:
+        return Watched(**values_of(whose))
+
+    with suppress(Exception):  # it will fail again
+        selector(watch(evidence), k, generator)
+    return sorted(read)
 
 
 def _selector(name: str, function: Callable[..., Any]) -> Selector:

@@ -23,9 +23,17 @@ from goldiprox.objectives import CLASSIFICATION, Given, Objective
 from goldiprox.records.label_sample import LabelSample
 from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
-from goldiprox.schema import ConfigError, NonFinite, Selection, TableError, id_list
+from goldiprox.schema import (
+    ConfigError,
+    MissingEvidence,
+    NonFinite,
+    Selection,
+    TableError,
+    id_list,
+)
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import Method, method
+from goldiprox.selection.own import undeclared
 from goldiprox.selection.plans import pools
 from goldiprox.selection.selectors import StatefulSelector, how_many
 
@@ -190,8 +198,17 @@ class Chooser:
         seed = derive_seed(self.seed, "dropout samples", self.step) if samples else 0
         unknown = self.method.needs - (known or {}).keys()
         evidence = self._scoring(batch, unknown, known=known, seed=seed)
+        generator = stream(self.seed, "selection", self.step)
         try:
-            selection = self._selector(evidence, k, stream(self.seed, "selection", self.step))
+            selection = self._selector(evidence, k, generator)
+        except (AttributeError, TypeError) as error:
+            absent = undeclared(self._selector, evidence, k, generator)
+            if not absent:
+                raise
+            raise MissingEvidence(
+                f'method "{self.method.name}" reads {", ".join(absent)}, which is not among its '
+                f'needs; say needs="{" ".join(sorted({*self.method.needs, *absent}))}"'
+            ) from error
         except NonFinite:
             self._blame_table(evidence.irreducible_B, ids_B)
             if not LABEL_FIELDS.isdisjoint(unknown):
