@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +38,7 @@ from goldiprox.report.grid import grid_sentence, grid_table
 from goldiprox.report.methods import methods_table, variants_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
 from goldiprox.schema import ConfigError, GoldiproxError
+from goldiprox.selection.methods import method
 from goldiprox.workflows.cells import GridConfig
 from goldiprox.workflows.compare import compare
 from goldiprox.workflows.grid import compare_grid
@@ -123,6 +124,11 @@ def _compare(
     splits = _splits(data, settings.objective)
     settings = fitting(settings, splits)
     varied = GridConfig(**asdict(grid))
+    if varied.jobs is not None and not varied.axes:
+        raise ConfigError(
+            "--jobs has no effect: it runs the combinations of --models, --sweep and --share side "
+            "by side; leave it out"
+        )
     table = None if irreducible is None else open_table(irreducible)
     with writing(out), _Shown() as shown:
         given: dict[str, Any] = {
@@ -140,9 +146,27 @@ def _compare(
     _wrote(out / "report.html")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _TrainSettings(TrainConfig):
+    method: str = "auto"
+    """How examples are chosen from each pool; goldiprox methods lists them and their variants. One
+    of your own is package.module:name. auto: rho-loss; with --subset and nothing to choose by,
+    plain training on all of the subset."""
+
+    def __post_init__(self) -> None:
+        self.named("rho-loss")  # its checks
+
+    def named(self, auto: str) -> TrainConfig:
+        """The settings, with this method where none was named."""
+        values = {field.name: getattr(self, field.name) for field in fields(TrainConfig)}
+        if self.method == "auto":
+            values["method"] = auto
+        return TrainConfig(**values)
+
+
 def _train(
     data: Flat[_Data],
-    settings: Flat[TrainConfig],
+    settings: Flat[_TrainSettings],
     keeping: Flat[_Keeping],
     il: IrreducibleConfig,
     out: Path,
@@ -165,13 +189,20 @@ def _train(
     require_writable(out, folder=True)
     if record is not None:
         require_writable(record, flag="--record")
-    splits = _splits(data, settings.objective)
-    settings = fitting(settings, splits)
+    asked = settings.method != "auto" or any((irreducible, record, replay))
+    plain = data.subset is not None and not asked
+    chosen = settings.named("uniform" if plain else "rho-loss")
+    if plain and chosen.pool is None:
+        chosen = replace(chosen, pool=chosen.batch)
+    _require_effect(chosen, il, irreducible, replay)
+    splits = _splits(data, chosen.objective)
+    chosen = fitting(chosen, splits)
     with writing(out), _Shown() as shown:
         result = train_one(
             splits,
-            settings,
+            chosen,
             out,
+            full=plain,
             irreducible=il,
             table=None if irreducible is None else open_table(irreducible),
             record=record,
@@ -181,6 +212,26 @@ def _train(
         )
     _told(result)
     _wrote(out)
+
+
+def _require_effect(
+    settings: TrainConfig, il: IrreducibleConfig, irreducible: Path | None, replay: Path | None
+) -> None:
+    """Refuse options about irreducible losses that nothing would use.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if replay is not None:
+        why = "a replay scores nothing"
+    elif not method(settings.method).needs_irreducible_model:
+        why = f"method {settings.method} needs no irreducible losses"
+    else:
+        why = "" if irreducible is None else f"the losses come from {irreducible}"
+    if irreducible is not None and not why.startswith("the losses"):
+        raise ConfigError(f"--irreducible {irreducible} has no effect: {why}; leave it out")
+    if why and il != IrreducibleConfig():
+        raise ConfigError(f"the options --il.* have no effect: {why}; leave them out")
 
 
 def _irreducible(

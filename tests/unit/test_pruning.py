@@ -257,3 +257,22 @@ def test_join_keeps_common_ids_and_refuses_what_does_not_fit():
     far = ScoreTable(ids_N=np.array([100]), columns={}, provenance={})
     with pytest.raises(TableError, match="no id in common"):
         one.join(far)
+
+
+@pytest.mark.parametrize("kind", ["scores", None])
+def test_prune_says_which_end_it_kept_and_what_a_turned_sign_means(kind, tmp_path):
+    values = np.arange(10, dtype=np.float32)
+    found = ScoreTable(
+        ids_N=np.arange(10), columns={"aum": values, "el2n": values},
+        provenance={"kind": kind} if kind else {},
+    )  # fmt: skip
+    out = tmp_path / "kept.parquet"
+    meaning = ", the hardest" if kind else ""
+    told = prune_scores(found, PruneRule(keep=0.3), out, by="aum")["direction"]
+    assert told[:2] == [f"kept the highest aum{meaning}: 7 to 9", "dropped 7 with aum 0 to 6"]
+    assert "published sign turned" in told[2]
+    assert ("--rule lowest" in told[2]) == (kind is None)
+    meaning = ", the easiest" if kind else ""
+    told = prune_scores(found, PruneRule(keep=0.3, rule="lowest"), out, by="el2n")["direction"]
+    assert told == [f"kept the lowest el2n{meaning}: 0 to 2", "dropped 7 with el2n 3 to 9"]
+    assert prune_scores(found, PruneRule(rule="random"), out)["direction"] == []

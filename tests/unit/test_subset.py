@@ -83,6 +83,19 @@ def test_runs_train_on_the_subset_and_say_so(half, tmp_path):
         train_one(other, config, tmp_path / "run")
 
 
+def test_plain_training_on_a_subset_takes_all_of_it(half, tmp_path):
+    """Nothing is held out where nothing is chosen."""
+    _, ids_N, splits = half
+    config = TrainConfig(method="uniform", model="mlp-128", batch=8, pool=8, epochs=1)
+    told = train_one(splits, config, tmp_path / "plain", full=True)
+    steps = read_steps(tmp_path / "plain")
+    trained = sorted(i for ids in steps["ids"].to_pylist() for i in ids)
+    assert trained == sorted(ids_N.tolist())
+    assert len(splits.full) > len(splits.train)
+    assert told["trained on"].startswith(f"all {len(splits.full)} examples")
+    assert RunFolder(tmp_path / "plain").manifest()["arm"] == "uniform-full"
+
+
 def test_every_arm_of_a_comparison_keeps_to_the_subset(half, tmp_path):
     _, ids_N, reduced = half
     config = CompareConfig(

@@ -103,6 +103,8 @@ def prune(
     others = [ScoreTable.read(Path(path)) for path in join]
     pruned = prune_scores(ScoreTable.read(scores), rule, out, by=by, group=group, others=others)
     print(f"kept {pruned['kept']:,} of {pruned['of']:,} examples")
+    for line in pruned["direction"]:
+        print(line)
     for name, rows in pruned["losses"].items():
         console().print(losses_table(name, rows))
         for line in loss_warnings(name, rows):

@@ -43,6 +43,8 @@ class Score:
         source: where it was published.
         needs: evidence that a snapshot is made of.
         function: Evidence -> score_B, of a snapshot.
+        turned: whether it is published the other way round, low for hard examples, and stands here
+            with its sign turned.
         note: what a user of it must know.
         of_classes: whether it means something for classification alone.
     """
@@ -53,6 +55,7 @@ class Score:
     source: str
     needs: frozenset[str] = field(default_factory=frozenset)
     function: Callable[[Evidence], Tensor] | None = None
+    turned: bool = False
     note: str | None = None
     of_classes: bool = False
 
@@ -247,6 +250,7 @@ SCORES: dict[str, Score] = {
             kind="snapshot",
             meaning="highest other logit minus the label's, nats",
             source="Toneva et al. 2018, sign turned",
+            turned=True,
             needs=frozenset({"log_probs_BC"}),
             function=lambda evidence: missing_margin(
                 evidence.need("log_probs_BC"), evidence.classes()
@@ -258,6 +262,7 @@ SCORES: dict[str, Score] = {
             kind="watched",
             meaning="mean of that over all visits",
             source="Pleiss et al. 2020, sign turned",
+            turned=True,
             of_classes=True,
         ),
         _snapshot("loss", "loss_B", "loss, of a classifier in nats", "folklore"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.precompute.data_diet import LABEL
+from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError, TableError
 from goldiprox.selection.pruning import PruneRule, losses_by_group, prune
@@ -42,7 +43,8 @@ def prune_scores(
 
     Returns:
         ``kept`` and ``of`` (counts), ``losses``: by ``class`` and by the group's column, a list of
-        rows ``name, before, kept, removed, share_removed, excessive``.
+        rows ``name, before, kept, removed, share_removed, excessive``; ``direction``: lines that
+        say which end of the score was kept and which dropped.
 
     Raises:
         TableError: if a column is missing, tables do not fit each other, or one of ``others`` lacks
@@ -88,7 +90,45 @@ def prune_scores(
             "scores": table.provenance.get("config_hash"),
         },
     ).write(out)
-    return {"kept": len(kept), "of": len(table), "by": column, "losses": losses}
+    return {
+        "kept": len(kept),
+        "of": len(table),
+        "by": column,
+        "losses": losses,
+        "direction": _direction(table, column, rule, scores_N, kept),
+    }
+
+
+ENDS = {"highest": "the hardest", "lowest": "the easiest"}
+
+
+def _direction(
+    table: ScoreTable, column: str | None, rule: PruneRule, scores_N: Tensor, kept: Tensor
+) -> list[str]:
+    """Which end of the score was kept and which dropped, for people; nothing of a random choice."""
+    if column is None or rule.rule == "random" or not len(kept):
+        return []
+    is_kept_N = torch.zeros(len(scores_N), dtype=torch.bool)
+    is_kept_N[kept] = True
+    dropped = scores_N[~is_kept_N]
+    end = ENDS.get(rule.rule)
+    what = f"the {rule.rule} {column}" if end else f"by {column} ({rule.rule})"
+    ours = table.provenance.get("kind") == "scores"
+    meaning = f", {end}" if end and ours else ""
+    lines = [f"kept {what}{meaning}: {_extent(scores_N[kept])}"]
+    if len(dropped):
+        lines.append(f"dropped {len(dropped):,} with {column} {_extent(dropped)}")
+    if any(entry.turned and column.startswith(entry.column) for entry in SCORES.values()):
+        foreign = "; if this table has it as published, keep the hardest with --rule lowest"
+        lines.append(
+            f"{column} has its published sign turned in tables of goldiprox score: higher is harder"
+            f"{'' if ours else foreign}"
+        )
+    return lines
+
+
+def _extent(values: Tensor) -> str:
+    return f"{float(values.min()):.4g} to {float(values.max()):.4g}"
 
 
 def _column(table: ScoreTable, name: str) -> str:

@@ -21,7 +21,7 @@ from goldiprox.training.loop import train
 from goldiprox.training.optimization import resolved
 from goldiprox.training.sequence import replay, replay_config
 from goldiprox.training.task import CheckpointEvery
-from goldiprox.workflows.arms import Arm, core_set_of, require_possible
+from goldiprox.workflows.arms import UNIFORM_FULL, Arm, core_set_of, require_possible
 from goldiprox.workflows.irreducible import companion_of, irreducible_for
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.sequences import Recording, require_replayable
@@ -41,6 +41,7 @@ def train_one(
     table: Table | None = None,
     record: Path | None = None,
     replayed: Path | None = None,
+    full: bool = False,
     factory: Factory | None = None,
     progress: Progress | None = None,
     checkpoint: CheckpointEvery | None = None,
@@ -55,6 +56,7 @@ def train_one(
         table: a table to use instead.
         record: where to write the sequence of batches that the run chose.
         replayed: a recorded sequence to train on; nothing is scored then.
+        full: train on the holdout part too, for a method that needs no irreducible losses.
         factory: the model's factory, if not looked up by name.
         progress: told what is going on.
         checkpoint: how often an unfinished run is saved.
@@ -85,11 +87,11 @@ def train_one(
         BatchSequence.open(record)  # what is no sequence is refused before anything is trained
     config = resolved(config, splits.train.store.example_shape)
     if sequence is None:
-        config, changed = fitted_to(config, len(splits.train))
+        config, changed = fitted_to(config, len(splits.full if full else splits.train))
         if changed is not None:
             progress.said(changed)
     name = config.method if sequence is None else REPLAY
-    entry = Arm(name=name, method=method(config.method))
+    entry = Arm(name=UNIFORM_FULL if full else name, method=method(config.method), full=full)
     require_possible(config, entry.task(splits), factory)
     folder = RunFolder(out)
     folder.require_same(train=settings_of(config), data=splits.identity())
@@ -144,6 +146,10 @@ def train_one(
     }
     if left_out:
         told["not counted"] = f"{', '.join(left_out)}: missing in the FLOPs"
+    if full:
+        told["trained on"] = (
+            f"all {len(splits.full):,} examples, holdout part included; none chosen"
+        )
     if sequence is not None:
         known = sequence.provenance
         told["replayed"] = (
