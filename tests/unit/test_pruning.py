@@ -276,3 +276,14 @@ def test_prune_says_which_end_it_kept_and_what_a_turned_sign_means(kind, tmp_pat
     told = prune_scores(found, PruneRule(keep=0.3, rule="lowest"), out, by="el2n")["direction"]
     assert told == [f"kept the lowest el2n{meaning}: 0 to 2", "dropped 7 with el2n 3 to 9"]
     assert prune_scores(found, PruneRule(rule="random"), out)["direction"] == []
+
+
+def test_what_rounding_leaves_over_goes_to_no_class_in_particular():
+    """Ten classes of three, of which half are kept: five of them keep one more."""
+    classes, ids = torch.arange(30) % 10, torch.arange(30)
+    kept = torch.zeros(10)
+    for seed in range(400):
+        rule = PruneRule(keep=0.5, balanced=True, seed=seed)
+        kept += torch.bincount(classes[prune(rule, torch.zeros(30), ids, classes)], minlength=10)
+    assert kept.sum() == 400 * 15
+    assert (kept / 400 - 1.5).abs().max() < 0.12  # 4 to 5 standard errors
