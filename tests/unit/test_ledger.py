@@ -49,6 +49,10 @@ def test_json_round_trip_in_the_order_of_payment():
     assert list(value["phases"]) == ["loading", "evaluation"]
     assert Ledger.from_json(value) == ledger
     assert Ledger.from_json({}) == Ledger()
+    ledger.leave_out(["mine.scale", "aten.linalg_qr", "mine.scale"])
+    assert ledger.uncounted == ("aten.linalg_qr", "mine.scale")
+    assert Ledger.from_json(ledger.to_json()) == ledger
+    assert Ledger().merged(ledger).uncounted == ledger.uncounted
 
 
 def test_the_clock_charges_seconds_to_the_phase():

@@ -280,6 +280,17 @@ def test_seconds_measured_in_company_are_marked(tmp_path):
     assert "up to 3 comparisons ran at a time" in write(tmp_path / "three", comparison(processes=3))
 
 
+def test_operations_that_the_flops_leave_out_are_named(tmp_path):
+    made = comparison()
+    assert "missing in them" not in write(tmp_path / "whole", made)
+    made["methods"][0]["ledger"]["uncounted_operations"] = ["aten.linalg_qr", "mine.scale"]
+    page = write(tmp_path / "part", made)
+    assert "missing in them" in page
+    assert "mine.scale" in page
+    caption = str(terminal_table(made).caption)
+    assert caption.endswith("missing in the FLOPs: aten.linalg_qr, mine.scale")
+
+
 def test_a_legend_of_long_names_stays_inside_the_figure() -> None:
     made = comparison()
     for entry, name in zip(made["methods"], ("a", "b", "c", "d", "e"), strict=False):
