@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from goldiprox.data.datasets import load
 from goldiprox.data.listing import PART
 from goldiprox.data.settings import Reading
 from goldiprox.data.splits import DataConfig, make_splits
+from goldiprox.schema import DataError
 
 pytestmark = pytest.mark.usefixtures("no_data_around")
 
@@ -211,7 +214,7 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_all_problems_are_told_at_once_with_options_that_work(tmp_path, lazy):
+def test_all_problems_are_told_at_once_with_a_command_that_works(tmp_path, monkeypatch, lazy):
     for name in ("cat", "dog"):
         fill(tmp_path / name, 6)
     (tmp_path / "cat/0.png").write_bytes(b"")
@@ -226,10 +229,15 @@ def test_all_problems_are_told_at_once_with_options_that_work(tmp_path, lazy):
         "per channel (first: cat/wide.png), 1 of another size than the first image's 6x6 (first: "
         "dog/other.png); this reads the others: --image-size 6 --skip-unreadable"
     )
-    dataset = load(
-        str(tmp_path),
-        reading=Reading(workers=0, lazy=lazy, image_size=6, skip_unreadable=True),
+    monkeypatch.setattr(sys, "argv", ["goldiprox", "train", str(tmp_path), "--out", "my run"])
+    config = DataConfig(dataset=str(tmp_path), workers=0, lazy=lazy, validation=0.3)
+    with pytest.raises(DataError) as caught:
+        splits_of(config)
+    assert str(caught.value).endswith(
+        f"this reads the others: goldiprox train {tmp_path} --out 'my run' --image-size 6 "
+        "--skip-unreadable"
     )
+    dataset = splits_of(replace(config, image_size=6, skip_unreadable=True)).dataset
     assert dataset.left_out == 4
     assert len(dataset.train_rows) + len(dataset.test_rows) == 12
     assert said(dataset) == {
@@ -238,6 +246,20 @@ def test_all_problems_are_told_at_once_with_options_that_work(tmp_path, lazy):
         "images resized to 6x6": 1,
         "images cropped at two edges for 6x6, to keep their aspect ratio": 1,
     }
+
+
+def test_pixels_that_are_cut_short_are_told_too_where_there_are_other_problems(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            fill(tmp_path / part / name, 6, size=(20, 20))
+    short = tmp_path / "test/cat/1.png"
+    short.write_bytes(short.read_bytes()[:-200])
+    lazy = load(str(tmp_path), reading=Reading(workers=0, lazy=True))  # its header is whole
+    with pytest.raises(DataError, match=r"cat/1\.png: cannot be read .* --skip-unreadable"):
+        lazy.store.fetch(lazy.test_rows)
+    Image.new("RGB", (9, 4)).save(tmp_path / "train/dog/other.png")
+    message = error(str(tmp_path), reading=Reading(workers=0, lazy=True))
+    assert "2 of 25 images cannot be used: 1 cannot be read" in message
 
 
 def test_a_broken_link_is_named_as_one(tmp_path):

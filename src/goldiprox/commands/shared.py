@@ -14,6 +14,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from goldiprox.config import CompareConfig, IrreducibleConfig, LearnerConfig, TrainConfig
+from goldiprox.data.image_files import FilesError
 from goldiprox.data.splits import DataConfig, Splits
 from goldiprox.data.targets import TargetKind
 from goldiprox.objectives import objective as objective_named
@@ -105,17 +106,19 @@ DEFAULT_OBJECTIVES = {"numbers": "regression", "label sets": "multilabel"}
 
 
 def _loaded(config: DataConfig, targets: TargetKind | None) -> Splits:
-    if not config.skip_unreadable:
-        return splits_for(config, targets=targets)
+    what = "looking for unreadable images among" if config.skip_unreadable else "looking at images:"
     with Shown() as shown:
         report: Report | None = None
 
         def checked(done: int, total: int) -> None:
             nonlocal report
-            report = report or shown.stage(f"looking for unreadable images among {total:,}")
+            report = report or shown.stage(f"{what} {total:,}")
             report(done, total, f"{done:,} looked at")
 
-        return splits_for(config, checked, targets)
+        try:
+            return splits_for(config, checked, targets)
+        except FilesError as error:
+            raise error.within(command_line()) from error
 
 
 def command_line() -> str:

@@ -105,7 +105,12 @@ class FileReader:
 
     def one(self, row: int) -> Pixels:
         """One image, CHW."""
-        pixels, _ = self._decoded(row)
+        try:
+            pixels, _ = self._decoded(row)
+        except UndecodableError as error:
+            raise UndecodableError(
+                f"{error}; replace it, or leave such images out with --skip-unreadable"
+            ) from error
         if len(pixels) != self.form.channels:
             raise DataError(
                 f"{printable(self.where(row))} is in colour now and was grey; start again"

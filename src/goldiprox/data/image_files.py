@@ -34,7 +34,7 @@ from goldiprox.data.store import Dataset, ImageStore, make_dataset, measure_some
 from goldiprox.data.targets import TargetKind
 from goldiprox.schema import DataError
 
-__all__ = ["files_dataset"]
+__all__ = ["FilesError", "files_dataset"]
 
 IN_MEMORY = 1 << 30
 """Bytes that the images of a folder may take before they are read only as they are needed."""
@@ -44,6 +44,28 @@ LOOKED_AT = 64
 """Images, evenly spread, that are first asked whether they are in colour; later all are."""
 USUAL_SIZE = 224
 """Pixels to a side that are proposed for large images of different sizes."""
+
+
+class FilesError(DataError):
+    """Files that cannot be used.
+
+    Args:
+        what: which, and why.
+        way: how to go on, in words that options follow.
+        options: of the command line.
+    """
+
+    def __init__(self, what: str, way: str, options: Sequence[str]) -> None:
+        super().__init__(" ".join([f"{what}{way}", *options]))
+        self.what = what
+        self.way = way
+        self.options = tuple(options)
+
+    def within(self, command: str) -> DataError:
+        """The same error with the whole command that goes on."""
+        if not self.options:
+            return self
+        return DataError(" ".join([f"{self.what}{self.way.rstrip(':')}:", command, *self.options]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,6 +173,7 @@ def _examine(
     A few images decide first; where one in colour turns up later, it begins again in colour.
     """
     form = _first_form(root, names, reading, size)
+    closely = reading.skip_unreadable
     while True:
         bytes_ = len(names) * math.prod(form.shape)
         lazy = bytes_ > IN_MEMORY if reading.lazy is None else reading.lazy
@@ -159,7 +182,7 @@ def _examine(
         store = FileStore(
             FileReader(root=root, names=names, form=form), 0 if few else reading.workers
         )
-        how: How = "keep" if not lazy else "decode" if reading.skip_unreadable else "look"
+        how: How = "keep" if not lazy else "decode" if closely else "look"
         images = torch.zeros((len(names), *form.shape), dtype=torch.uint8) if not lazy else None
         flags_N = np.zeros(len(names), np.uint8)
         problems: dict[int, DataError] = {}
@@ -172,12 +195,15 @@ def _examine(
             problems |= block.problems
             if images is not None and block.pixels is not None:
                 images[rows] = torch.from_numpy(block.pixels)
-        if not colour:
+        if colour:
+            form = replace(form, channels=3)
+        elif how == "look" and problems:
+            closely = True  # it is refused anyway: then all problems are told
+        else:
             return Examined(
                 form=form, flags_N=flags_N, problems=problems, store=store, images_NCHW=images
             )
         store.close()
-        form = replace(form, channels=3)
 
 
 def _first_form(root: Path, names: Sequence[str], reading: Reading, size: int | None) -> Form:
@@ -244,10 +270,9 @@ def _refusal(
         options.append("--skip-unreadable")
     if len(problems) == 1:
         (error,) = problems.values()
-        if sized:
-            return DataError(f"{error}, such as {options[0]}")
-        replaced = "" if wide else "; replace it"
-        return DataError(f"{error}{replaced}, or leave such images out with --skip-unreadable")
+        replaced = "; replace it" if unread else ""
+        way = ", such as" if sized else f"{replaced}, or leave such images out with"
+        return FilesError(str(error), way, options)
     kinds = []
     for what, rows in (
         ("cannot be read as an image", unread),
@@ -260,10 +285,10 @@ def _refusal(
                 why = str(problems[rows[0]]).removeprefix(printable(str(root / names[rows[0]])))
                 first = printable(names[rows[0]]) + why.split("; ")[0]
             kinds.append(f"{len(rows):,} {what} (first: {first})")
-    way = f"this reads the others: {' '.join(options)}"
-    if len(unread) + len(wide) == len(names):
-        way = "no image is left: get the files again, as images of 8 bits a channel"
-    return DataError(
+    what = (
         f"{printable(str(root))}: {len(problems):,} of {len(names):,} images cannot be used: "
-        f"{', '.join(kinds)}; {way}"
+        f"{', '.join(kinds)}"
     )
+    if len(unread) + len(wide) == len(names):
+        return FilesError(f"{what}; no image is left: get them again, of 8 bits a channel", "", [])
+    return FilesError(what, "; this reads the others:", options)
