@@ -190,6 +190,8 @@ class ScoreTable(Table):
         Raises:
             TableError: if an id is missing, naming how many and the first.
         """
+        if ids is self.ids_N or np.array_equal(ids, self.ids_N):
+            return np.arange(len(self))
         if self.is_sparse:
             order = self._by_id
             places = np.minimum(np.searchsorted(self.ids_N, ids, sorter=order), len(self) - 1)
@@ -274,17 +276,23 @@ class ScoreTable(Table):
             raise TableError(
                 f"{self._name} and {other._name} both have a column {clash[0]}; rename one"
             )
+        note = [*self.provenance.get("joined", []), dict(other.provenance)]
+        if np.array_equal(self.ids_N, other.ids_N):  # as a rule: then nothing is copied
+            return ScoreTable(
+                ids_N=self.ids_N,
+                columns={**self.columns, **other.columns},
+                provenance={**self.provenance, "joined": note},
+            )
         common_N = np.isin(self.ids_N, other.ids_N)
         if not common_N.any():
             raise TableError(f"{self._name} and {other._name} have no id in common")
         rows = other.rows(self.ids_N[common_N], "")
         columns = {name: values[common_N] for name, values in self.columns.items()}
         columns |= {name: values[rows] for name, values in other.columns.items()}
-        joined = [*self.provenance.get("joined", []), dict(other.provenance)]
         return ScoreTable(
             ids_N=self.ids_N[common_N],
             columns=columns,
-            provenance={**self.provenance, "joined": joined},
+            provenance={**self.provenance, "joined": note},
         )
 
     def write(self, path: Path | str) -> None:
