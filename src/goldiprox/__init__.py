@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from goldiprox.selection.methods import METHODS, Method, register
     from goldiprox.selection.own import method
     from goldiprox.training.step import Chooser, Chosen
+    from goldiprox.workflows.python import compare
 
 __all__ = [
     "METHODS",
@@ -40,6 +41,7 @@ __all__ = [
     "ScoreTable",
     "Selection",
     "__version__",
+    "compare",
     "content_id",
     "irreducible_losses",
     "method",
@@ -64,6 +66,7 @@ _HOMES = {
     "method": "selection.own",
     "Chooser": "training.step",
     "Chosen": "training.step",
+    "compare": "workflows.python",
 }
 """The module of each public name: loaded, torch with it, when the name is first used."""
 

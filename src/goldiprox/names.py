@@ -13,7 +13,7 @@ from typing import Any
 
 from goldiprox.schema import ConfigError
 
-__all__ = ["FromFile", "from_file", "import_named", "require_own"]
+__all__ = ["FromFile", "from_file", "import_named", "name_of", "require_own"]
 
 
 class FromFile(str):
@@ -24,6 +24,31 @@ class FromFile(str):
 
 _IMPORTED: dict[str, object] = {}
 """What the user has named in this process: files may name that again."""
+
+
+_GIVEN: dict[str, object] = {}
+"""What was handed over as an object, by the name that settings know it by."""
+
+
+def name_of(value: object) -> str:
+    """A name for an object, by which settings and records may know it in this process.
+
+    Another process can import it by that name if it stands at the top of a module.
+
+    Args:
+        value: a function, a class, or an object of one.
+
+    Returns:
+        ``package.module:name``; with a number behind it where another object has that name.
+    """
+    described = value if hasattr(value, "__qualname__") else type(value)
+    base = f"{described.__module__}:{described.__qualname__}"
+    name, number = base, 1
+    while _GIVEN.get(name, value) is not value:
+        number += 1
+        name = f"{base}-{number}"
+    _GIVEN[name] = _IMPORTED[name] = value
+    return name
 
 
 def from_file(value: Any) -> Any:
@@ -68,6 +93,8 @@ def import_named(name: str, what: str) -> object:
         ConfigError: if the name comes from a file, the module cannot be imported, or it has no such
             attribute.
     """
+    if str(name) in _GIVEN:
+        return _GIVEN[str(name)]
     require_own(name, what)
     module_name, _, attribute = name.partition(":")
     # A module beside the user, as `python -m` would find it.

@@ -55,6 +55,7 @@ ALLOWED[""] = {
     "schema",
     "selection",
     "training",
+    "workflows",
     "version",
 }
 
