@@ -138,7 +138,7 @@ def test_another_model_trains_on_the_recorded_ids_in_their_order(record, make_ta
         loop.one_step()
         chosen = loop.log._pending[-1].selection
         assert chosen.ids_k.tolist() == step.ids_k.tolist()
-        assert loop.log._pending[-1].targets_k.tolist() == (
+        assert loop.stepped.batch[2].tolist() == (
             task.train.targets_N[task.train.positions_of(chosen.ids_k)].tolist()
         )
         if step.weights_k is not None:
