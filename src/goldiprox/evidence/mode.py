@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
@@ -165,7 +165,7 @@ def twin_of(model: nn.Module) -> nn.Module:
     torch refuses to copy computed weights (the old ``weight_norm``), pickle locks and files.
     """
     try:
-        return copy.deepcopy(model)
+        return deepcopy(model)
     except (RuntimeError, TypeError, AttributeError, pickle.PickleError):
         return model
 
