@@ -186,6 +186,15 @@ class BatchSequence:
         """SHA-256 of the file."""
         return sha256_of(self.path)
 
+    def require_intact(self) -> None:
+        """Read all of it and compare it with its digests.
+
+        Raises:
+            SequenceError: if it is damaged, naming the rows.
+        """
+        for _ in self.tables():
+            pass
+
     def part_of(self, row: int) -> Part:
         """The run that a row comes from."""
         for part in self.parts:

@@ -11,6 +11,7 @@ import torch
 
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
+from goldiprox.records.files import read_json, sha256_of, write_json
 from goldiprox.records.ledger import RUN_PHASES, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.sequences import BatchSequence
@@ -21,6 +22,9 @@ from goldiprox.selection.ranking import ranked
 from goldiprox.training.sequence import Recorder, replay, write_recorded
 
 __all__ = ["RECORDING", "Recording", "describe_sequence", "require_replayable"]
+
+NOTE = "recorded.json"
+"""In a run's folder: the digest of the sequence that it wrote."""
 
 RECORDING = "sequence"
 """Folder, in a run's own, where parts of its sequence are kept until the run is finished."""
@@ -46,15 +50,27 @@ class Recording:
         self._parts = folder.path / RECORDING
         written = out.exists()
         if written:
-            found = BatchSequence.open(out).provenance.get("config_hash")
+            sequence = BatchSequence.open(out)
+            found = sequence.provenance.get("config_hash")
             if found != manifest["config_hash"]:
                 raise SequenceError(
                     f"{out} is the sequence of another run; choose another --record, or delete it"
                 )
+        if folder.finished and written:
+            self._require_as_written(sequence)
         if folder.finished and not written and not self._parts.exists():
             raise SequenceError(
                 f"the run in {folder.path} is finished and its sequence {out} is gone; choose "
                 "another --out, or delete the run's folder to record it anew"
+            )
+
+    def _require_as_written(self, sequence: BatchSequence) -> None:
+        sequence.require_intact()
+        note = self._folder.path / NOTE
+        if note.exists() and read_json(note, {"sha256": str})["sha256"] != sequence.digest():
+            raise SequenceError(
+                f"{self.out} is damaged: it is not what the run in {self._folder.path} wrote; "
+                "delete both to record it anew"
             )
 
     def hook(self) -> Recorder:
@@ -90,6 +106,7 @@ class Recording:
                 "versions": self._folder.manifest()["versions"],
             },
         )
+        write_json(self._folder.path / NOTE, {"sha256": sha256_of(self.out)})
 
 
 def _irreducible(table: Table) -> dict[str, Any]:
