@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands import confusion, data_diet, dynamics, exchange
+from goldiprox.commands import confusion, data_diet, dynamics, exchange, grid
 from goldiprox.commands.process import (
     end_quietly_on_signals,
     interruption,
@@ -34,14 +34,13 @@ from goldiprox.precompute.given import table_from_model, table_from_values
 from goldiprox.records.mapped import open_table
 from goldiprox.records.owner import writing
 from goldiprox.records.tables import IRREDUCIBLE_LOSS
-from goldiprox.report.grid import grid_sentence, grid_table
 from goldiprox.report.methods import methods_table, variants_table
 from goldiprox.report.terminal import terminal_table, verdict_lines
 from goldiprox.schema import ConfigError, GoldiproxError
 from goldiprox.selection.methods import method
-from goldiprox.workflows.cells import GridConfig
+from goldiprox.studies.grid.settings import GridConfig
+from goldiprox.studies.grid.study import compare_grid
 from goldiprox.workflows.compare import compare
-from goldiprox.workflows.grid import compare_grid
 from goldiprox.workflows.irreducible import make_irreducible, run_of, take_irreducible
 from goldiprox.workflows.outputs import require_writable
 from goldiprox.workflows.report import report_runs, require_folders
@@ -106,7 +105,7 @@ def _compare(
     settings: Flat[CompareConfig],
     keeping: Flat[_Keeping],
     il: IrreducibleConfig,
-    grid: Flat[_Grid],
+    varied: Flat[_Grid],
     out: Path,
     irreducible: Path | None = None,
 ) -> None:
@@ -123,8 +122,8 @@ def _compare(
     require_writable(out, folder=True)
     splits = _splits(data, settings.objective)
     settings = fitting(settings, splits)
-    varied = GridConfig(**asdict(grid))
-    if varied.jobs is not None and not varied.axes:
+    grid_config = GridConfig(**asdict(varied))
+    if grid_config.jobs is not None and not grid_config.axes:
         raise ConfigError(
             "--jobs has no effect: it runs the combinations of --models, --sweep and --share side "
             "by side; leave it out"
@@ -138,8 +137,8 @@ def _compare(
             "progress": shown,
             "checkpoint": keeping.every(),
         }
-        if varied.axes:
-            comparison = compare_grid(splits, settings, varied, out, **given)
+        if grid_config.axes:
+            comparison = compare_grid(splits, settings, grid_config, out, **given)
         else:
             comparison = compare(splits, settings, out, **given)
     _print_comparison(comparison)
@@ -311,7 +310,7 @@ def _report(
         overwrite: Replace files in --out that no report has written.
     """
     require_folders(runs)
-    studies = (dynamics.report_dynamics, data_diet.report_diet)
+    studies = (dynamics.report_dynamics, data_diet.report_diet, grid.report_grid)
     if len(runs) == 1 and any(again(runs[0], out, overwrite) for again in studies):
         return
     comparison, page = report_runs(
@@ -399,12 +398,10 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
-    terminal = console()
     if "grid" in comparison:
-        terminal.print(grid_table(comparison))
-        for summary in comparison["grid"]["summary"]:
-            terminal.print(grid_sentence(summary), highlight=False)
+        grid.show_grid(comparison)
         return
+    terminal = console()
     terminal.print(terminal_table(comparison))
     for line in verdict_lines(comparison):
         terminal.print(line, highlight=False)

@@ -18,10 +18,10 @@ from goldiprox.models.registry import build_model, model_factory
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import GoldiproxError
+from goldiprox.studies.dynamics.settings import DynamicsConfig
+from goldiprox.studies.dynamics.study import dynamics
 from goldiprox.training.feed import Feeder
 from goldiprox.training.trajectory import weights_at
-from goldiprox.workflows.dynamics import dynamics
-from goldiprox.workflows.dynamics_settings import DynamicsConfig
 from goldiprox.workflows.progress import Progress
 
 SMALL = {

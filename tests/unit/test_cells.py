@@ -4,7 +4,7 @@ import pytest
 
 from goldiprox.config import CompareConfig
 from goldiprox.schema import ConfigError
-from goldiprox.workflows.cells import GridConfig, cells
+from goldiprox.studies.grid.settings import GridConfig, cells
 
 BASE = CompareConfig(methods=("uniform", "rho-loss"), model="mlp", lr=0.5, weight_decay=0.25)
 

@@ -7,12 +7,12 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from goldiprox.analysis.correlate import rank_correlation
-from goldiprox.analysis.diet import agreement, noise_study, readings
 from goldiprox.analysis.noise import cleanlab_suspicion, detection, histograms
 from goldiprox.analysis.spread import above, jointly, paired, spread
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError
-from goldiprox.workflows.diet_settings import DietConfig
+from goldiprox.studies.pruning.analysis import agreement, noise_study, readings
+from goldiprox.studies.pruning.settings import DietConfig
 
 
 def test_spread_and_pairs_by_hand():
@@ -207,7 +207,6 @@ def test_windows_tell_whether_the_top_hurts():
     ("change", "told"),
     [
         ({"by": ("elan",)}, "elan"),
-        ({"by": ()}, "--by is empty"),
         ({"shares": ()}, "--shares is empty"),
         ({"by": ("grand-last-layer",)}, "not computed; add it to --scores"),
         ({"shares": (0.5, 0.0)}, "keep is 0.0"),

@@ -12,8 +12,8 @@ from goldiprox.cli import main
 from goldiprox.config import IrreducibleConfig
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError
-from goldiprox.workflows.diet import diet
-from goldiprox.workflows.diet_settings import DietConfig
+from goldiprox.studies.pruning.settings import DietConfig
+from goldiprox.studies.pruning.study import diet
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.score import make_scores
 

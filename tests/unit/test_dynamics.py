@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from goldiprox.analysis import dynamics
-from goldiprox.analysis.dynamics import (
+from goldiprox.evidence.gradients import tangent_kernel
+from goldiprox.schema import ConfigError, DataError
+from goldiprox.studies.dynamics import measures as dynamics
+from goldiprox.studies.dynamics.measures import (
     error_barrier,
     errors_between,
     estimate_batchnorm,
@@ -21,8 +23,6 @@ from goldiprox.analysis.dynamics import (
     kernel_velocities,
     window_starts,
 )
-from goldiprox.evidence.gradients import tangent_kernel
-from goldiprox.schema import ConfigError, DataError
 
 
 def draw(*shape, seed=0):

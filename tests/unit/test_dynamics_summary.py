@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from goldiprox.analysis.dynamics_summary import readings
 from goldiprox.analysis.spread import spread
-from goldiprox.report.dynamics_figures import barrier_figure, epoch_colors, velocity_figure
+from goldiprox.studies.dynamics.analysis import readings
+from goldiprox.studies.dynamics.figures import barrier_figure, epoch_colors, velocity_figure
 
 WINDOWS = 5
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from test_report import Page
 from test_report_cases import comparison
 
-from goldiprox.analysis.grid import summarise_grid
 from goldiprox.records.files import write_json
-from goldiprox.report.grid import grid_sentence, grid_table, write_grid_report
 from goldiprox.schema import GoldiproxError
+from goldiprox.studies.grid.analysis import summarise_grid
+from goldiprox.studies.grid.page import grid_sentence, grid_table, write_grid_report
 from goldiprox.workflows.parallel import run_parallel
 
 AXES = [("model", ("mlp", "cnn<b>")), ("lr", (0.001, 0.1))]

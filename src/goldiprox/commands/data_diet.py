@@ -25,11 +25,11 @@ from goldiprox.records.files import read_json
 from goldiprox.records.mapped import open_table
 from goldiprox.records.owner import writing
 from goldiprox.records.tables import ScoreTable
-from goldiprox.report.diet import diet_table, reading_lines, write_diet_report
 from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.selection.pruning import PruneRule
-from goldiprox.workflows.diet import diet as study
-from goldiprox.workflows.diet_settings import DietConfig
+from goldiprox.studies.pruning.page import diet_table, reading_lines, write_diet_report
+from goldiprox.studies.pruning.settings import DietConfig
+from goldiprox.studies.pruning.study import diet as study
 from goldiprox.workflows.irreducible import run_of
 from goldiprox.workflows.outputs import is_kept_table, require_output, require_writable
 from goldiprox.workflows.prune import prune_scores

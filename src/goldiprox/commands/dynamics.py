@@ -10,9 +10,9 @@ from goldiprox.commands.shared import Data, Keeping, Shown, command_line, splits
 from goldiprox.records.files import read_json
 from goldiprox.records.mapped import open_table
 from goldiprox.records.owner import writing
-from goldiprox.report.dynamics import reading_lines, write_dynamics_report
-from goldiprox.workflows.dynamics import dynamics
-from goldiprox.workflows.dynamics_settings import DynamicsConfig
+from goldiprox.studies.dynamics.page import reading_lines, write_dynamics_report
+from goldiprox.studies.dynamics.settings import DynamicsConfig
+from goldiprox.studies.dynamics.study import dynamics
 from goldiprox.workflows.outputs import require_writable
 from goldiprox.workflows.report import require_page
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
 from goldiprox.records.examples import read_examples
 from goldiprox.records.files import read_json, whole_file
@@ -72,10 +72,11 @@ def write_report(out: Path, study: Path | None = None) -> Path:
     return page
 
 
-def page_environment() -> Environment:
-    """Templates of this package, with the filters that write numbers."""
+def page_environment(*folders: Path) -> Environment:
+    """Templates of this package and of further folders, with the filters that write numbers."""
+    ours = PackageLoader("goldiprox", "report")
     environment = Environment(
-        loader=PackageLoader("goldiprox", "report"),
+        loader=ChoiceLoader([ours, *map(FileSystemLoader, folders)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

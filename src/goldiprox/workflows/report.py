@@ -12,7 +12,6 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.report.html import write_report
 from goldiprox.schema import ConfigError
 from goldiprox.workflows.arms import GOLDIPROX
-from goldiprox.workflows.grid import grid_of
 from goldiprox.workflows.outputs import is_page, require_output, require_writable
 
 __all__ = ["report_runs", "require_folders", "require_page"]
@@ -31,7 +30,7 @@ def report_runs(
     """Summarise finished runs and write ``comparison.json`` and ``report.html``.
 
     Args:
-        paths: run folders, or the one output folder of a comparison or grid.
+        paths: run folders, or the one output folder of a comparison.
         out: where to write; a comparison's own folder unless given.
         allow_different_data: put runs of different data side by side, without a verdict on them.
         overwrite: replace files in ``out`` that are no report's.
@@ -46,9 +45,6 @@ def report_runs(
     """
     require_folders(paths)
     home = paths[0]
-    if len(paths) == 1 and (home / "cells").is_dir():
-        require_page(home, out or home, overwrite=overwrite)
-        return grid_of(home, out), (out or home) / "report.html"
     settings: dict[str, Any] = {}
     target = None
     folders = [RunFolder(path) for path in paths]

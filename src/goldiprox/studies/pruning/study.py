@@ -12,8 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goldiprox.analysis.diet import FULL, RANDOM, SHORT, agreement, curves, noise_study, readings
-from goldiprox.analysis.diet_gallery import collect_extremes
 from goldiprox.analysis.noise import cleanlab_suspicion
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Fold, Splits
@@ -23,15 +21,25 @@ from goldiprox.precompute.diet_scores import score
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import ScoreTable
-from goldiprox.report.diet import write_diet_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.pruning import PruneRule, prune
 from goldiprox.selection.ranking import keyed_uniform
+from goldiprox.studies.pruning.analysis import (
+    FULL,
+    RANDOM,
+    SHORT,
+    agreement,
+    curves,
+    noise_study,
+    readings,
+)
+from goldiprox.studies.pruning.gallery import collect_extremes
+from goldiprox.studies.pruning.page import write_diet_report
+from goldiprox.studies.pruning.settings import DietConfig
 from goldiprox.training.loop import train
 from goldiprox.training.task import CheckpointEvery, Task
 from goldiprox.workflows.arms import require_possible
-from goldiprox.workflows.diet_settings import DietConfig
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.score import held_out_probabilities, score_table
 

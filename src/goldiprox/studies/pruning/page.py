@@ -12,14 +12,14 @@ from rich.table import Table
 from goldiprox.records.examples import read_examples
 from goldiprox.records.files import read_json, whole_file
 from goldiprox.report import formats
-from goldiprox.report.diet_figures import (
+from goldiprox.report.html import flat_settings, page_environment
+from goldiprox.report.pictures import picture
+from goldiprox.studies.pruning.figures import (
     detection_figure,
     histogram_figure,
     pruning_figure,
     window_figure,
 )
-from goldiprox.report.html import flat_settings, page_environment
-from goldiprox.report.pictures import picture
 
 __all__ = ["diet_table", "reading_lines", "write_diet_report"]
 
@@ -47,8 +47,8 @@ def write_diet_report(out: Path, home: Path | None = None) -> Path:
     rows = read_examples(out / "examples.parquet")
     noise = diet["noise"]
     text = (
-        page_environment()
-        .get_template("diet.html")
+        page_environment(Path(__file__).parent)
+        .get_template("pruning.html")
         .render(
             diet=diet,
             readings=[

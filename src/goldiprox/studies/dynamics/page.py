@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from goldiprox.records.files import read_json, whole_file
-from goldiprox.report.dynamics_figures import (
+from goldiprox.report.html import flat_settings, page_environment
+from goldiprox.studies.dynamics.figures import (
     SET_LOOKS,
     barrier_figure,
     barrier_over_time_figure,
     velocity_figure,
 )
-from goldiprox.report.html import flat_settings, page_environment
 
 __all__ = ["reading_lines", "write_dynamics_report"]
 
@@ -37,7 +37,7 @@ def write_dynamics_report(out: Path, home: Path | None = None) -> Path:
     summary: dict[str, Any] = read_json(out / "dynamics.json")
     manifest: dict[str, Any] = read_json(out / "manifest.json")
     text = (
-        page_environment()
+        page_environment(Path(__file__).parent)
         .get_template("dynamics.html")
         .render(
             summary=summary,

@@ -14,10 +14,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from goldiprox.analysis.grid import METRICS, by_name
 from goldiprox.records.files import read_json, whole_file
 from goldiprox.report import formats
 from goldiprox.report.html import flat_settings, page_environment
+from goldiprox.studies.grid.analysis import METRICS, by_name
 
 __all__ = ["grid_sentence", "grid_table", "write_grid_report"]
 
@@ -81,7 +81,7 @@ def write_grid_report(out: Path, home: Path | None = None) -> Path:
     grid = found["grid"]
     judged = [summary["method"] for summary in grid["summary"]]
     text = (
-        page_environment()
+        page_environment(Path(__file__).parent)
         .get_template("grid.html")
         .render(
             found=found,

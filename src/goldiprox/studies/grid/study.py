@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goldiprox.analysis.grid import summarise_grid
 from goldiprox.config import CompareConfig, IrreducibleConfig
 from goldiprox.data.splits import Splits
 from goldiprox.precompute.irreducible import require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import Table
-from goldiprox.report.grid import write_grid_report
 from goldiprox.schema import GoldiproxError
+from goldiprox.studies.grid.analysis import summarise_grid
+from goldiprox.studies.grid.page import write_grid_report
+from goldiprox.studies.grid.settings import Cell, GridConfig, cells
 from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.arms import arms_of, require_possible
-from goldiprox.workflows.cells import Cell, GridConfig, cells
 from goldiprox.workflows.compare import (
     compare,
     comparison_settings,

@@ -17,14 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goldiprox.analysis.dynamics import (
-    error_barrier,
-    errors_between,
-    example_sets,
-    kernel_velocities,
-    window_starts,
-)
-from goldiprox.analysis.dynamics_summary import summarise_dynamics
 from goldiprox.config import config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass
@@ -35,10 +27,19 @@ from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.files import read_json, read_rows, write_json, write_rows
 from goldiprox.records.runs import RunFolder, first_difference, versions
 from goldiprox.records.tables import ScoreTable, Table
-from goldiprox.report.dynamics import write_dynamics_report
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.ranking import ranked, tie_key
+from goldiprox.studies.dynamics.analysis import summarise_dynamics
+from goldiprox.studies.dynamics.measures import (
+    error_barrier,
+    errors_between,
+    example_sets,
+    kernel_velocities,
+    window_starts,
+)
+from goldiprox.studies.dynamics.page import write_dynamics_report
+from goldiprox.studies.dynamics.settings import DynamicsConfig
 from goldiprox.training.build import build
 from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import train
@@ -46,7 +47,6 @@ from goldiprox.training.optimization import resolve_device
 from goldiprox.training.task import CheckpointEvery, Task
 from goldiprox.training.trajectory import KeepWeights, load_start, weights_at
 from goldiprox.workflows.arms import require_possible
-from goldiprox.workflows.dynamics_settings import DynamicsConfig
 from goldiprox.workflows.progress import Progress
 
 __all__ = ["dynamics"]

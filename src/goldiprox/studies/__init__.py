@@ -1,0 +1,1 @@
+"""Compositions of everything else; only commands import them. See docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Comparisons over models and hyperparameters, all with one irreducible-loss table."""

@@ -1,0 +1,1 @@
+"""Which examples can go, which are wrong, and what the scores agree on."""
