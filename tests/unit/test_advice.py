@@ -23,3 +23,5 @@ def test_advice_repeats_what_makes_the_data():
     ]  # fmt: skip
     halves = make_splits(source, DataConfig(dataset="digits", holdout_mode="halves"))
     assert "digits --holdout-mode halves --out" in table_remedy(halves)
+    numbers = make_splits(load("diabetes"), DataConfig(dataset="diabetes"))
+    assert "diabetes --objective regression --out" in table_remedy(numbers)

@@ -10,6 +10,9 @@ from goldiprox.data.splits import Splits
 
 __all__ = ["command_for", "data_flags"]
 
+READ_AS = {"numbers": ["--objective", "regression"], "label sets": ["--objective", "multilabel"]}
+"""What makes labels be read as what they are; any objective for such targets would."""
+
 NOT_NAMED = ("dataset", "subset", "workers", "lazy")
 """The first stands without a flag; a subset is named by its ids, not its file, once it is read; how
 files are read changes nothing."""
@@ -43,7 +46,7 @@ def data_flags(splits: Splits) -> list[str]:
         "high_relevance": dataset.high_relevance,
         "holdout": dataset.holdout_share if config.holdout_mode in ("split", "reuse") else None,
     }
-    found = []
+    found = READ_AS.get(dataset.targets, [])[:]
     for name, default in usual.items():
         value = getattr(config, name)
         if name in NOT_NAMED or value == default:
