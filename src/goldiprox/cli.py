@@ -25,7 +25,7 @@ from goldiprox.commands.process import (
 from goldiprox.commands.shared import Data as _Data
 from goldiprox.commands.shared import Keeping as _Keeping
 from goldiprox.commands.shared import Shown as _Shown
-from goldiprox.commands.shared import command_line, console, fitting
+from goldiprox.commands.shared import console, fitting
 from goldiprox.commands.shared import splits_of as _splits
 from goldiprox.commands.shared import told as _told
 from goldiprox.commands.shared import wrote as _wrote
@@ -129,13 +129,11 @@ def _compare(
             "by side; leave it out"
         )
     table = None if irreducible is None else open_table(irreducible)
-    with writing(out), _Shown() as shown:
+    with _Shown() as shown:
         given: dict[str, Any] = {
             "irreducible": il,
             "table": table,
-            "command": command_line(),
-            "progress": shown,
-            "checkpoint": keeping.every(),
+            "execution": keeping.execution(shown),
         }
         if grid_config.axes:
             comparison = compare_grid(splits, settings, grid_config, out, **given)
@@ -206,8 +204,7 @@ def _train(
             table=None if irreducible is None else open_table(irreducible),
             record=record,
             replayed=replay,
-            progress=shown,
-            checkpoint=keeping.every(),
+            execution=keeping.execution(shown),
         )
     _told(result)
     _wrote(out)
@@ -287,8 +284,7 @@ def _irreducible(
             settings,
             out,
             target_model=target_model,
-            progress=shown,
-            checkpoint=keeping.every(),
+            execution=keeping.execution(shown),
         )
     _told(result)
     _wrote(out)

@@ -51,8 +51,9 @@ class ConfigError(GoldiproxError):
     """A setting is impossible, or settings do not go together."""
 
 
-LARGEST_SEED = 2**62
-"""Above it, a seed with a replica's number added no longer fits into 64 bits."""
+LARGEST_SEED = 2**63 - 2**32
+"""Above it, a seed with a replica's number added may no longer fit into 64 bits. Derived seeds lie
+below it but for one in two thousand million."""
 
 
 def require_seed(flag: str, seed: int) -> None:

@@ -22,6 +22,7 @@ from goldiprox.studies.dynamics.settings import DynamicsConfig
 from goldiprox.studies.dynamics.study import dynamics
 from goldiprox.training.feed import Feeder
 from goldiprox.training.trajectory import weights_at
+from goldiprox.workflows.execution import Execution
 from goldiprox.workflows.progress import Progress
 
 SMALL = {
@@ -231,7 +232,8 @@ def test_interrupted_anywhere_it_ends_with_the_same_numbers(tmp_path: Path) -> N
     interruptions = 0
     for reports in (2, 4, 6, 100):
         try:
-            found = dynamics(splits, config, tmp_path / "cut", progress=Interrupting(reports))
+            watched = Execution(progress=Interrupting(reports))
+            found = dynamics(splits, config, tmp_path / "cut", execution=watched)
         except KeyboardInterrupt:
             interruptions += 1
     assert interruptions == 3

@@ -14,6 +14,7 @@ from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError
 from goldiprox.studies.pruning.settings import DietConfig
 from goldiprox.studies.pruning.study import diet
+from goldiprox.workflows.execution import Execution
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.score import make_scores
 
@@ -22,6 +23,7 @@ CONFIG = DietConfig(
     epoch=(1,), shares=(0.5,), offsets=(), seeds=2, epochs=2, batch=16,
 )  # fmt: skip
 IL = IrreducibleConfig(epochs=1)
+ALONE = Execution(workers=1)
 
 
 class Killed(Exception):  # noqa: N818 - no error: the test's own way to kill a study
@@ -52,19 +54,24 @@ def without_costs(found):
 
 def test_killed_anywhere_it_goes_on_and_says_the_same(make_tiny_splits, tmp_path):
     splits = make_tiny_splits(label_noise=0.3)
-    whole = diet(splits, CONFIG, tmp_path / "whole", irreducible=IL, workers=1)
+    whole = diet(splits, CONFIG, tmp_path / "whole", irreducible=IL, execution=ALONE)
     for stage in ("replica 2/2", "[1/", "[4/"):
         with pytest.raises(Killed):
-            diet(splits, CONFIG, tmp_path / "broken", irreducible=IL, workers=1,
-                 progress=KillAt(stage))  # fmt: skip
-    resumed = diet(splits, CONFIG, tmp_path / "broken", irreducible=IL, workers=1)
+            diet(
+                splits,
+                CONFIG,
+                tmp_path / "broken",
+                irreducible=IL,
+                execution=ALONE.watched_by(KillAt(stage)),
+            )
+    resumed = diet(splits, CONFIG, tmp_path / "broken", irreducible=IL, execution=ALONE)
     assert without_costs(resumed) == without_costs(whole)
     assert (tmp_path / "broken" / "report.html").exists()
 
 
 def test_at_full_length_every_arm_takes_the_steps_of_all_the_data(make_tiny_splits, tmp_path):
     config = DietConfig(**{**CONFIG.__dict__, "length": "full", "scores": ("el2n",)})
-    found = diet(make_tiny_splits(), config, tmp_path, workers=1)
+    found = diet(make_tiny_splits(), config, tmp_path, execution=ALONE)
     assert {row["steps"] for row in found["curves"]} == {24}  # two passes over 192 by 16
     assert {row["arm"] for row in found["curves"]} == {"full", "el2n", "input_norm", "random"}
     assert found["noise"] is None
@@ -77,7 +84,7 @@ def test_whatever_the_order_of_by_and_whatever_is_first(make_tiny_splits, tmp_pa
     config = replace(
         CONFIG, by=("input-norm", "irreducible-loss"), scores=("irreducible-loss",), seeds=1
     )
-    found = diet(splits, config, tmp_path / "noisy", irreducible=IL, workers=1)
+    found = diet(splits, config, tmp_path / "noisy", irreducible=IL, execution=ALONE)
     assert found["by"] == ["irreducible_loss", "input_norm"]
     clean = make_tiny_splits(duplicate=1.5)
     make_scores(
@@ -96,11 +103,11 @@ def test_the_page_is_made_again_and_an_unfinished_study_has_none(
     out = tmp_path / "out"
     config = replace(CONFIG, scores=("el2n",), seeds=1)
     with pytest.raises(Killed):
-        diet(make_tiny_splits(), config, out, workers=1, progress=KillAt("[2/"))
+        diet(make_tiny_splits(), config, out, execution=ALONE.watched_by(KillAt("[2/")))
     with pytest.raises(SystemExit):
         main(["report", str(out)])
     assert "not finished; go on with the command that began it" in capsys.readouterr().err
-    diet(make_tiny_splits(), config, out, workers=1)
+    diet(make_tiny_splits(), config, out, execution=ALONE)
     page = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
     main(["report", str(out)])

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from goldiprox.config import IrreducibleConfig
+from goldiprox.names import name_of
 from goldiprox.precompute.data_diet import ScoreConfig, average, score_replica
 from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.runs import RunFolder
@@ -17,6 +19,7 @@ from goldiprox.schema import CheckpointError, ConfigError, TableError
 from goldiprox.selection.pruning import PruneRule
 from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows import replicas as replicas_module
+from goldiprox.workflows.execution import Execution
 from goldiprox.workflows.prune import prune_scores
 from goldiprox.workflows.score import halved, held_out_probabilities, make_scores
 from goldiprox.workflows.tables import describe_table
@@ -112,7 +115,7 @@ def test_side_by_side_gives_what_one_after_another_gives(make_tiny_splits, tmp_p
     tables = []
     for workers in (1, 2):
         out = tmp_path / f"{workers}.parquet"
-        make_scores(splits, config, out, workers=workers)
+        make_scores(splits, config, out, execution=Execution(workers=workers))
         tables.append(ScoreTable.read(out))
     for name, values in tables[0].columns.items():
         assert np.array_equal(values, tables[1].columns[name]), name
@@ -132,25 +135,25 @@ def test_the_last_replica_missing_gets_as_many_threads_as_the_others(
     monkeypatch.setattr(replicas_module, "run_parallel", here)
     monkeypatch.setattr(replicas_module.torch, "get_num_threads", lambda: 8)
     config = dataclasses.replace(CONFIG, replicas=3)
-    make_scores(splits, config, out, workers=2)
+    make_scores(splits, config, out, execution=Execution(workers=2))
     out.unlink()
     (tmp_path / "s.parquet.run" / "replica-2.parquet").unlink()
-    make_scores(splits, config, out, workers=2)
+    make_scores(splits, config, out, execution=Execution(workers=2))
     assert given == [([0, 1, 2], 2, 4), ([2], 1, 4)]
     with pytest.raises(ConfigError, match="--jobs is 0"):
-        make_scores(splits, config, tmp_path / "t.parquet", workers=0)
+        make_scores(splits, config, tmp_path / "t.parquet", execution=Execution(workers=0))
 
 
 def test_a_model_that_cannot_be_sent_to_processes_is_refused(make_tiny_splits, tmp_path):
-    with pytest.raises(ConfigError, match="--jobs 1"):
+    def flat(shape, classes):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes))
+
+    with pytest.raises(ConfigError, match=r"<locals>\.flat"):
         make_scores(
             make_tiny_splits(),
-            CONFIG,
+            dataclasses.replace(CONFIG, model=name_of(flat)),
             tmp_path / "s.parquet",
-            factory=lambda shape, classes: __import__("torch").nn.Sequential(
-                __import__("torch").nn.Flatten(), __import__("torch").nn.Linear(16, classes)
-            ),
-            workers=2,
+            execution=Execution(workers=2),
         )
 
 

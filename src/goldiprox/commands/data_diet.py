@@ -12,7 +12,6 @@ from goldiprox.commands.shared import (
     Data,
     Keeping,
     Shown,
-    command_line,
     console,
     fitting,
     splits_of,
@@ -69,9 +68,7 @@ def score(
             out,
             irreducible=il,
             table=None if irreducible is None else open_table(irreducible),
-            workers=jobs,
-            progress=shown,
-            checkpoint=keeping.every(),
+            execution=keeping.execution(shown, jobs),
         )
     told(result)
     wrote(out)
@@ -134,16 +131,9 @@ def diet(
     """
     require_writable(out, folder=True)
     splits = splits_of(data)
-    with writing(out), Shown() as shown:
+    with Shown() as shown:
         found = study(
-            splits,
-            settings,
-            out,
-            irreducible=il,
-            workers=jobs,
-            command=command_line(),
-            progress=shown,
-            checkpoint=keeping.every(),
+            splits, settings, out, irreducible=il, execution=keeping.execution(shown, jobs)
         )
     _show(found)
     wrote(out / "report.html")

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands.shared import Data, Keeping, Shown, command_line, splits_of, wrote
+from goldiprox.commands.shared import Data, Keeping, Shown, splits_of, wrote
 from goldiprox.records.files import read_json
 from goldiprox.records.mapped import open_table
-from goldiprox.records.owner import writing
 from goldiprox.studies.dynamics.page import reading_lines, write_dynamics_report
 from goldiprox.studies.dynamics.settings import DynamicsConfig
 from goldiprox.studies.dynamics.study import dynamics
@@ -41,15 +40,13 @@ def watch(
     """
     require_writable(out, folder=True)
     splits = splits_of(data)
-    with writing(out), Shown() as shown:
+    with Shown() as shown:
         summary = dynamics(
             splits,
             settings,
             out,
             scores=None if scores is None else open_table(scores),
-            command=command_line(),
-            progress=shown,
-            checkpoint=keeping.every(),
+            execution=keeping.execution(shown),
         )
     print("\n".join(reading_lines(summary)))
     wrote(out / "report.html")

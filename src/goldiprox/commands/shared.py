@@ -20,6 +20,7 @@ from goldiprox.data.targets import TargetKind
 from goldiprox.objectives import objective as objective_named
 from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.training.task import CheckpointEvery, Report
+from goldiprox.workflows.execution import Execution
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.subset import splits_for
 
@@ -60,10 +61,15 @@ class Keeping:
     """Refuse to go on with a run that was begun under other threads, processors or versions, which
     may change its last digits; without it that is said, and noted in the manifest."""
 
-    def every(self) -> CheckpointEvery:
-        """As the loop takes it."""
-        return CheckpointEvery(
-            seconds=self.checkpoint_seconds, steps=self.checkpoint_steps, exact=self.exact
+    def execution(self, progress: Progress, workers: int | None = None) -> Execution:
+        """As the workflows take it."""
+        return Execution(
+            progress=progress,
+            checkpoint=CheckpointEvery(
+                seconds=self.checkpoint_seconds, steps=self.checkpoint_steps, exact=self.exact
+            ),
+            workers=workers,
+            command=command_line(),
         )
 
 

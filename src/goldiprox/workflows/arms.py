@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from goldiprox.config import CompareConfig, TrainConfig
 from goldiprox.data.splits import Splits
-from goldiprox.models.vision import Factory
 from goldiprox.precompute.coreset import CoreSet
 from goldiprox.schema import ConfigError
 from goldiprox.selection.methods import METHODS, Method, method
@@ -67,7 +66,7 @@ class Arm:
         )
 
 
-def require_possible(config: TrainConfig, task: Task, factory: Factory | None = None) -> None:
+def require_possible(config: TrainConfig, task: Task) -> None:
     """Find out now, before hours of training, that a run cannot start.
 
     Raises:
@@ -82,7 +81,7 @@ def require_possible(config: TrainConfig, task: Task, factory: Factory | None = 
         )
     config.steps_per_epoch(len(task.train))
     build(
-        factory or config.resolved_model(task.train.store.example_shape),
+        config.resolved_model(task.train.store.example_shape),
         task.train,
         task.preprocess,
         task.num_classes,

@@ -14,17 +14,16 @@ from goldiprox.analysis.compare import summarise
 from goldiprox.analysis.gallery import collect_gallery
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, fitted_to, settings_of
 from goldiprox.data.splits import Splits
-from goldiprox.models.registry import factory_name
-from goldiprox.models.vision import Factory
 from goldiprox.objectives import ACCURACY, objective
 from goldiprox.precompute.coreset import CoreSet
 from goldiprox.precompute.irreducible import parts_of, require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Ledger
-from goldiprox.records.runs import RunFolder, as_json, first_difference
+from goldiprox.records.runs import RunFolder
+from goldiprox.records.studies import open_study
 from goldiprox.records.tables import Table
 from goldiprox.report.html import write_report
-from goldiprox.schema import CheckpointError, ConfigError
+from goldiprox.schema import ConfigError
 from goldiprox.selection.plans import PlanFactory
 from goldiprox.training.audit import GroupAudit
 from goldiprox.training.evaluate import evaluate
@@ -32,15 +31,14 @@ from goldiprox.training.loop import Loop, train
 from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.training.probe import LossProbe
 from goldiprox.training.sequence import replay
-from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows.arms import Arm, arms_of, core_set_of, goldiprox_arm, require_possible
 from goldiprox.workflows.calibrate import reference_seconds
+from goldiprox.workflows.execution import SILENTLY, Execution
 from goldiprox.workflows.irreducible import companion_of, irreducible_for
-from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.proxy import Recorded, proxy_config, record_with_proxy, require_proxy
 from goldiprox.workflows.train import run_manifest
 
-__all__ = ["compare", "comparison_settings", "open_comparison"]
+__all__ = ["compare", "comparison_settings"]
 
 EVALUATIONS_IN_BUDGET = 20
 
@@ -70,11 +68,7 @@ def compare(
     *,
     irreducible: IrreducibleConfig | None = None,
     table: Table | None = None,
-    factory: Factory | None = None,
-    command: str | None = None,
-    progress: Progress | None = None,
-    checkpoint: CheckpointEvery | None = None,
-    processes: int = 1,
+    execution: Execution = SILENTLY,
 ) -> dict[str, Any]:
     """Compare methods on one data set; interrupted, the same call goes on where it stopped.
 
@@ -84,12 +78,7 @@ def compare(
         out: output folder: ``comparison.json``, ``report.html``, ``runs/``.
         irreducible: settings of the irreducible-loss model, made if a method needs it.
         table: a table to use instead.
-        factory: the target model's factory, instead of ``config.model``: called with the shape of
-            one example and the number of classes.
-        command: the command line that asked for this, for the report.
-        progress: told what is going on.
-        checkpoint: how often unfinished runs are saved.
-        processes: how many comparisons run at a time, for the records: seconds depend on it.
+        execution: how it is done.
 
     Returns:
         What ``comparison.json`` holds.
@@ -99,20 +88,17 @@ def compare(
         TableError: likewise, if the table is for other data or labels or lacks ids.
         CheckpointError: if ``out`` holds another comparison.
     """
-    if factory is not None:
-        config = replace(config, model=factory_name(factory))
     config = resolved(config, splits.train.store.example_shape)
-    progress = progress or Progress()
     config, changed = fitted_to(config, len(splits.train))
     if changed is not None:
-        progress.said(changed)
+        execution.progress.said(changed)
     irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     arms = arms_of(config)
     require_accuracy(config)
     for entry in arms:
         for batch in config.batch:
             planned = config.run(entry.trained_with, batch, 0)
-            require_possible(planned, entry.task(splits), factory)
+            require_possible(planned, entry.task(splits))
             if entry.proxy is not None:
                 require_proxy(entry, planned, splits)
         if config.protocol == "budget" and entry.method.core_set is not None:
@@ -120,12 +106,26 @@ def compare(
                 f'method "{entry.name}" trains a proxy before its first step, which reference '
                 "seconds do not count: compare it under --protocol paper, which charges it"
             )
-    needs_table = any(entry.method.needs_irreducible_model for entry in arms)
     if table is not None:  # also where no method needs it: the gallery shows its highest losses
         require_fitting(table, splits)
 
     settings = comparison_settings(splits, config, irreducible, table)
-    open_comparison(out, settings, splits, command)
+    with open_study(out, settings, splits.describe(), what="comparison", command=execution.command):
+        return _compare(splits, config, arms, irreducible, table, settings, out, execution)
+
+
+def _compare(
+    splits: Splits,
+    config: CompareConfig,
+    arms: list[Arm],
+    irreducible: IrreducibleConfig,
+    table: Table | None,
+    settings: dict[str, Any],
+    out: Path,
+    execution: Execution,
+) -> dict[str, Any]:
+    """Make what is missing in a comparison's folder."""
+    needs_table = any(entry.method.needs_irreducible_model for entry in arms)
     if table is None and needs_table:
         table = irreducible_for(
             splits,
@@ -133,15 +133,14 @@ def compare(
             out / "irreducible.parquet",
             RunFolder(out / "irreducible"),
             target_model=config.model,
-            progress=progress,
-            checkpoint=checkpoint,
+            execution=execution,
         )
     for entry in arms:
         # Now, not after hours of training.
         companion_of(entry.method, table, splits, irreducible.model)
     costs = None
     if config.protocol == "budget":
-        costs = _calibrate(splits, config, arms, irreducible, table, factory, out, progress)
+        costs = _calibrate(splits, config, arms, irreducible, table, out, execution)
     runs = _plan(splits, config, arms, table, costs, out)
     for number, run in enumerate(runs, start=1):
         if run.folder.finished:
@@ -160,8 +159,8 @@ def compare(
                 run.config,
                 table,
                 RunFolder(out / PROXIES / run.folder.path.name),
-                checkpoint=checkpoint,
-                report=progress.stage(f"[{number}/{len(runs)}] {run.arm.proxy} for {title}"),
+                execution=execution,
+                title=f"[{number}/{len(runs)}] {run.arm.proxy} for {title}",
             )
         train(
             run.config,
@@ -174,12 +173,11 @@ def compare(
                 table if run.arm.method.needs_irreducible_model else None,
                 protocol=config.protocol,
                 reference=_reference(run, table, costs),
-                processes=processes,
+                processes=execution.processes,
                 sequence=None if recorded is None else recorded.sequence,
                 proxy=None if recorded is None else recorded.note,
             ),
             irreducible=table,
-            factory=factory,
             companion=companion_of(run.arm.method, table, splits, irreducible.model),
             hooks=(
                 *(() if core_set is None else (core_set,)),
@@ -187,8 +185,8 @@ def compare(
                 *_audits(run, splits),
             ),
             plan=_plan_of(core_set, recorded),
-            checkpoint=checkpoint,
-            report=progress.stage(f"[{number}/{len(runs)}] {title}"),
+            checkpoint=execution.checkpoint,
+            report=execution.stage(f"[{number}/{len(runs)}] {title}"),
         )
     comparison = summarise([run.folder for run in runs], settings, target=config.target)
     write_json(out / "comparison.json", comparison)
@@ -228,29 +226,6 @@ def comparison_settings(
         "irreducible": settings_of(irreducible) if table is None else None,
         "irreducible_table": given,
     }
-
-
-def open_comparison(
-    out: Path, settings: dict[str, Any], splits: Splits, command: str | None
-) -> None:
-    """Start a comparison in a folder, or go on with the one that is there.
-
-    Raises:
-        CheckpointError: if it is another one.
-    """
-    file = out / "manifest.json"
-    settings = as_json(settings)
-    if file.exists():
-        found = read_json(file)
-        if found.get("settings") != settings:
-            difference = first_difference(found.get("settings", {}), settings)
-            raise CheckpointError(
-                f"{out} holds another comparison ({difference}); choose another --out, or delete "
-                "the folder"
-            )
-        return
-    note = {"settings": settings, "data": splits.describe(), "command": command}
-    write_json(file, note)
 
 
 def evaluation_interval(run: TrainConfig, examples: int, evaluated: int) -> int | None:
@@ -394,9 +369,8 @@ def _calibrate(
     arms: list[Arm],
     irreducible: IrreducibleConfig,
     table: Table | None,
-    factory: Factory | None,
     out: Path,
-    progress: Progress,
+    execution: Execution,
 ) -> dict[str, float]:
     """Cost of each kind of work; measured once per output folder."""
     path = out / "calibration.json"
@@ -411,7 +385,6 @@ def _calibrate(
                 run,
                 entry.task(splits),
                 irreducible=table,
-                factory=factory,
                 companion=companion_of(entry.method, table, splits, irreducible.model),
             )
             kinds[_kind(entry, batch)] = loop.one_step  # of a replay: uniform's work is the same
@@ -427,7 +400,7 @@ def _calibrate(
         kinds[IRREDUCIBLE_STEP] = small.one_step
         some = splits.train.select(torch.arange(min(1000, len(splits.train))))
         kinds[IRREDUCIBLE_PASS] = lambda: evaluate(small.model, some, small.feeder)
-    told = progress.stage("calibrating the cost of each kind of step")
+    told = execution.stage("calibrating the cost of each kind of step")
     costs = reference_seconds(
         kinds,
         resolve_device(config.device),

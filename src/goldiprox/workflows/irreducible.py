@@ -25,8 +25,8 @@ from goldiprox.schema import ConfigError, TableError
 from goldiprox.selection.methods import Method
 from goldiprox.training.build import build
 from goldiprox.training.optimization import resolve_device
-from goldiprox.training.task import CheckpointEvery, Report
-from goldiprox.workflows.progress import Progress
+from goldiprox.training.task import Report
+from goldiprox.workflows.execution import SILENTLY, Execution
 
 __all__ = ["companion_of", "irreducible_for", "make_irreducible", "run_of", "take_irreducible"]
 
@@ -42,8 +42,7 @@ def make_irreducible(
     out: Path,
     *,
     target_model: str = "mlp",
-    progress: Progress | None = None,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> dict[str, Any]:
     """Make a table and write it to ``out``; the model's own run is kept in ``<out>.run``.
 
@@ -60,8 +59,7 @@ def make_irreducible(
         out,
         RunFolder(run_of(out)),
         target_model=target_model,
-        progress=progress or Progress(),
-        checkpoint=checkpoint,
+        execution=execution,
     )
     told = {"model": table.provenance["model"]}
     for model in table.provenance["models"]:
@@ -117,8 +115,7 @@ def irreducible_for(
     folder: RunFolder,
     *,
     target_model: str,
-    progress: Progress,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> ScoreTable:
     """Read the table at ``path`` if it is there and fits, else make it.
 
@@ -132,14 +129,14 @@ def irreducible_for(
         return table
 
     def stage(name: str) -> Report:
-        return progress.stage(f"irreducible-loss model{f', {name}' if name else ''}")
+        return execution.stage(f"irreducible-loss model{f', {name}' if name else ''}")
 
     table = irreducible_table(
         splits,
         config,
         target_model=target_model,
         folder=folder,
-        checkpoint=checkpoint,
+        checkpoint=execution.checkpoint,
         report=stage,
     )
     table.write(path)

@@ -19,8 +19,8 @@ from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError
 from goldiprox.training.loop import Loop, train
 from goldiprox.training.probe import LossProbe
-from goldiprox.training.task import CheckpointEvery, Report
 from goldiprox.workflows.arms import Arm, require_possible
+from goldiprox.workflows.execution import Execution
 from goldiprox.workflows.sequences import Recording
 from goldiprox.workflows.train import run_manifest
 
@@ -72,8 +72,8 @@ def record_with_proxy(
     table: Table,
     folder: RunFolder,
     *,
-    checkpoint: CheckpointEvery | None = None,
-    report: Report | None = None,
+    execution: Execution,
+    title: str,
 ) -> Recorded:
     """Train the proxy, or find it trained, and hand over the sequence it chose.
 
@@ -83,8 +83,8 @@ def record_with_proxy(
         config: the target's run; the proxy's has the same seed, pools, steps and schedule.
         table: irreducible losses.
         folder: the proxy's run; the sequence is kept in it.
-        checkpoint: how often an unfinished run is saved.
-        report: told of progress.
+        execution: how it is done.
+        title: of its stage.
 
     Raises:
         CheckpointError: if the folder holds another run.
@@ -104,8 +104,8 @@ def record_with_proxy(
             manifest=manifest,
             irreducible=table,
             hooks=(recording.hook(), LossProbe(folder.path, splits.train, table)),
-            checkpoint=checkpoint,
-            report=report,
+            checkpoint=execution.checkpoint,
+            report=execution.stage(title),
         )
     recording.write(splits, settings, table)
     spent = Ledger.from_json(folder.ledger())

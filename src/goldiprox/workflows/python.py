@@ -19,6 +19,7 @@ from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError
 from goldiprox.workflows import compare as workflow
+from goldiprox.workflows.execution import Execution
 from goldiprox.workflows.progress import Progress
 
 __all__ = ["compare"]
@@ -103,14 +104,14 @@ def compare(
     table = None if irreducible is None else _table(irreducible)
     if table is not None:
         require_fitting(table, splits)
+    command = f"goldiprox.compare(train=..., methods={list(methods)!r}, out={str(out)!r}, ...)"
     return workflow.compare(
         splits,
         config,
         Path(out),
         irreducible=il,
         table=table,
-        command=f"goldiprox.compare(train=..., methods={list(methods)!r}, out={str(out)!r}, ...)",
-        progress=progress,
+        execution=Execution(command=command, progress=progress or Progress()),
     )
 
 

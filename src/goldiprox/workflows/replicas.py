@@ -12,15 +12,14 @@ from pathlib import Path
 import torch
 
 from goldiprox.data.splits import Splits
-from goldiprox.models.vision import Factory
 from goldiprox.precompute.data_diet import ScoreConfig, replica_identity, score_replica
 from goldiprox.records.runs import RunFolder, first_difference
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.optimization import resolve_device
 from goldiprox.training.task import CheckpointEvery, Report
+from goldiprox.workflows.execution import Execution
 from goldiprox.workflows.parallel import Tell, run_parallel
-from goldiprox.workflows.progress import Progress
 
 __all__ = ["replica_tables"]
 
@@ -35,7 +34,6 @@ class _Work:
     splits: Splits
     config: ScoreConfig
     folder: Path
-    factory: Factory | None
     checkpoint: CheckpointEvery | None
 
 
@@ -43,11 +41,7 @@ def replica_tables(
     splits: Splits,
     config: ScoreConfig,
     folder: Path,
-    *,
-    factory: Factory | None = None,
-    checkpoint: CheckpointEvery | None = None,
-    workers: int | None = None,
-    progress: Progress,
+    execution: Execution,
 ) -> list[ScoreTable]:
     """Train what replicas are missing, and read all of them.
 
@@ -55,11 +49,8 @@ def replica_tables(
         splits: the data.
         config: settings; asked for more replicas than before, those that are there are kept.
         folder: holds ``replica-<n>.parquet`` and the run folders ``replica-<n>/``.
-        factory: the model's factory, if not looked up by name.
-        checkpoint: how often unfinished runs are saved.
-        workers: processes that train side by side; None takes one a thread on a CPU, and this
+        execution: how it is done; unless it says how many workers, one a thread on a CPU, and this
             process alone on a GPU.
-        progress: told what is going on.
 
     Returns:
         One table a replica.
@@ -68,6 +59,7 @@ def replica_tables(
         ConfigError: if workers is below 1, or the model cannot be sent to several processes.
         CheckpointError: if the folder holds replicas of other settings.
     """
+    workers = execution.workers
     if workers is not None and workers < 1:
         raise ConfigError(f"--jobs is {workers}; it must be at least 1")
     missing = []
@@ -84,15 +76,13 @@ def replica_tables(
         else:
             RunFolder(folder / path.stem).require_same(**wanted)
             missing.append(replica)
-    work = _Work(
-        splits=splits, config=config, folder=folder, factory=factory, checkpoint=checkpoint
-    )
+    work = _Work(splits=splits, config=config, folder=folder, checkpoint=execution.checkpoint)
     count = min(_default_workers(config) if workers is None else workers, config.replicas)
     if count > 1 and missing:
-        _side_by_side(work, missing, count, progress)
+        _side_by_side(work, missing, count, execution)
     else:
         for replica in missing:
-            _train(work, replica, progress.stage(f"replica {replica + 1}/{config.replicas}"))
+            _train(work, replica, execution.stage(f"replica {replica + 1}/{config.replicas}"))
     return [ScoreTable.read(_path(folder, replica)) for replica in range(config.replicas)]
 
 
@@ -112,17 +102,16 @@ def _train(work: _Work, replica: int, report: Report | None) -> None:
         work.config,
         replica,
         RunFolder(work.folder / path.stem),
-        factory=work.factory,
         checkpoint=work.checkpoint,
         report=report,
     )
     table.write(path)
 
 
-def _side_by_side(work: _Work, replicas: list[int], workers: int, progress: Progress) -> None:
+def _side_by_side(work: _Work, replicas: list[int], workers: int, execution: Execution) -> None:
     """Train replicas in processes of their own, and add up their progress."""
     at_once = min(workers, len(replicas))
-    told = progress.stage(f"{len(replicas)} replicas, {at_once} at a time")
+    told = execution.stage(f"{len(replicas)} replicas, {at_once} at a time")
     done: dict[int, tuple[int, int]] = {}
 
     def tell(update: Update) -> None:

@@ -14,8 +14,6 @@ import torch
 from goldiprox.config import IrreducibleConfig, config_hash, settings_of
 from goldiprox.data.splits import Fold, Splits
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.models.registry import factory_name
-from goldiprox.models.vision import Factory
 from goldiprox.precompute.data_diet import (
     LABEL,
     SCORING_BATCH,
@@ -33,10 +31,9 @@ from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS
 from goldiprox.training.build import build
 from goldiprox.training.optimization import resolve_device
-from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows.arms import Arm, require_possible
+from goldiprox.workflows.execution import SILENTLY, Execution
 from goldiprox.workflows.irreducible import irreducible_for
-from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.replicas import replica_tables
 
 __all__ = [
@@ -55,10 +52,7 @@ def make_scores(
     *,
     irreducible: IrreducibleConfig | None = None,
     table: Table | None = None,
-    factory: Factory | None = None,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> dict[str, Any]:
     """Make a score table and write it to ``out``; its replicas are kept in ``<out>.run``.
 
@@ -68,10 +62,7 @@ def make_scores(
         out: the table.
         irreducible: settings of the irreducible-loss models, if that score is asked for.
         table: irreducible losses of all these examples to use instead.
-        factory: the model's factory, if not looked up by name.
-        workers: processes that train replicas side by side; None decides.
-        progress: told what is going on.
-        checkpoint: how often unfinished runs are saved.
+        execution: how it is done.
 
     Returns:
         What to tell the user.
@@ -88,10 +79,7 @@ def make_scores(
         out.with_name(out.name + ".run"),
         irreducible=irreducible,
         table=table,
-        factory=factory,
-        workers=workers,
-        progress=progress or Progress(),
-        checkpoint=checkpoint,
+        execution=execution,
     )
     replicas = made.provenance["replicas"]
     accuracies = [r["accuracy"] for r in replicas if r["accuracy"] is not None]
@@ -128,18 +116,13 @@ def score_table(
     *,
     irreducible: IrreducibleConfig | None = None,
     table: Table | None = None,
-    factory: Factory | None = None,
-    workers: int | None = None,
-    progress: Progress,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> ScoreTable:
     """Read the score table at ``path`` if it is there and fits, else make it.
 
     Raises:
         ConfigError, TableError, CheckpointError: see :func:`make_scores`.
     """
-    if factory is not None:
-        config = replace(config, model=factory_name(factory))
     irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     identity = _identity(splits, config, irreducible, table)
     if path.exists():
@@ -151,7 +134,7 @@ def score_table(
         )
     data = splits.full
     task = Arm(name="uniform", method=METHODS["uniform"], full=True).task(splits)
-    require_possible(config.training(0), task, factory)
+    require_possible(config.training(0), task)
     columns = {}
     if data.targets_N.dim() == 1:  # of several labels an example there is no column
         columns[LABEL] = data.targets_N.numpy().astype(np.float32)
@@ -164,21 +147,12 @@ def score_table(
                 irreducible,
                 folder / "irreducible",
                 target_model=config.model,
-                progress=progress,
-                checkpoint=checkpoint,
+                execution=execution,
             )
         columns[IRREDUCIBLE_LOSS] = _joined(table, splits)
     replicas = []
     if config.entries:
-        replicas = replica_tables(
-            splits,
-            config,
-            folder,
-            factory=factory,
-            checkpoint=checkpoint,
-            workers=workers,
-            progress=progress,
-        )
+        replicas = replica_tables(splits, config, folder, execution)
         columns |= average(replicas)
     made = ScoreTable(
         ids_N=data.ids_N.numpy(),
@@ -209,8 +183,7 @@ def cross_fitted_losses(
     folder: Path,
     *,
     target_model: str,
-    progress: Progress,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> ScoreTable:
     """Irreducible losses of everything that is not test, with nothing set aside.
 
@@ -222,8 +195,7 @@ def cross_fitted_losses(
         config: settings of the two models.
         folder: where their runs are kept, ``half-0`` and ``half-1``.
         target_model: the model that is to be trained; decides what ``auto`` means.
-        progress: told what is going on.
-        checkpoint: how often unfinished runs are saved.
+        execution: how it is done.
 
     Returns:
         A table with the column ``irreducible_loss``.
@@ -234,8 +206,7 @@ def cross_fitted_losses(
         folder / "losses.parquet",
         RunFolder(folder),
         target_model=target_model,
-        progress=progress,
-        checkpoint=checkpoint,
+        execution=execution,
     )
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, fitted_to, settings_of
 from goldiprox.data.splits import Splits
-from goldiprox.models.registry import factory_name
-from goldiprox.models.vision import Factory
 from goldiprox.precompute.irreducible import irreducible_cost, require_fitting
 from goldiprox.records.ledger import RUN_PHASES, Ledger
 from goldiprox.records.runs import RunFolder
@@ -20,10 +17,9 @@ from goldiprox.selection.methods import method
 from goldiprox.training.loop import train
 from goldiprox.training.optimization import resolved
 from goldiprox.training.sequence import replay, replay_config
-from goldiprox.training.task import CheckpointEvery
 from goldiprox.workflows.arms import UNIFORM_FULL, Arm, core_set_of, require_possible
+from goldiprox.workflows.execution import SILENTLY, Execution
 from goldiprox.workflows.irreducible import companion_of, irreducible_for
-from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.sequences import Recording, require_replayable
 
 __all__ = ["REPLAY", "train_one"]
@@ -42,9 +38,7 @@ def train_one(
     record: Path | None = None,
     replayed: Path | None = None,
     full: bool = False,
-    factory: Factory | None = None,
-    progress: Progress | None = None,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> dict[str, Any]:
     """Train into a run folder; an unfinished run there goes on, a finished one is left alone.
 
@@ -57,9 +51,7 @@ def train_one(
         record: where to write the sequence of batches that the run chose.
         replayed: a recorded sequence to train on; nothing is scored then.
         full: train on the holdout part too, for a method that needs no irreducible losses.
-        factory: the model's factory, if not looked up by name.
-        progress: told what is going on.
-        checkpoint: how often an unfinished run is saved.
+        execution: how it is done.
 
     Returns:
         What to tell the user: accuracies and costs.
@@ -70,9 +62,6 @@ def train_one(
         SequenceError: if the sequence is damaged or of other data, or ``record`` is another run's.
         CheckpointError: if ``out`` holds another run, or a damaged checkpoint.
     """
-    if factory is not None:
-        config = replace(config, model=factory_name(factory))
-    progress = progress or Progress()
     sequence = None
     if replayed is not None:
         if record is not None:
@@ -89,10 +78,10 @@ def train_one(
     if sequence is None:
         config, changed = fitted_to(config, len(splits.full if full else splits.train))
         if changed is not None:
-            progress.said(changed)
+            execution.progress.said(changed)
     name = config.method if sequence is None else REPLAY
     entry = Arm(name=UNIFORM_FULL if full else name, method=method(config.method), full=full)
-    require_possible(config, entry.task(splits), factory)
+    require_possible(config, entry.task(splits))
     folder = RunFolder(out)
     folder.require_same(train=settings_of(config), data=splits.identity())
     if entry.method.needs_irreducible_model and table is None:
@@ -102,8 +91,7 @@ def train_one(
             out / "irreducible.parquet",
             RunFolder(out / "irreducible"),
             target_model=config.model,
-            progress=progress,
-            checkpoint=checkpoint,
+            execution=execution,
         )
     if not entry.method.needs_irreducible_model:
         table = None
@@ -125,14 +113,13 @@ def train_one(
             folder=folder,
             manifest=manifest,
             irreducible=table,
-            factory=factory,
             companion=companion_of(
                 entry.method, table, splits, None if irreducible is None else irreducible.model
             ),
             hooks=hooks if recording is None else (*hooks, recording.hook()),
             plan=plan if sequence is None else replay(sequence),
-            checkpoint=checkpoint,
-            report=progress.stage(f"{name}, seed {config.seed}"),
+            checkpoint=execution.checkpoint,
+            report=execution.stage(f"{name}, seed {config.seed}"),
         )
     if recording is not None:
         recording.write(splits, config, table)

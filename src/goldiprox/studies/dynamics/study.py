@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from goldiprox.config import config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.models.registry import factory_name, parameter_count
-from goldiprox.models.vision import Factory
+from goldiprox.models.registry import parameter_count
 from goldiprox.precompute.data_diet import snapshot
 from goldiprox.precompute.diet_scores import SCORES
-from goldiprox.records.files import read_json, read_rows, write_json, write_rows
-from goldiprox.records.runs import RunFolder, first_difference, versions
+from goldiprox.records.files import read_rows, write_json, write_rows
+from goldiprox.records.runs import RunFolder, as_json, versions
+from goldiprox.records.studies import open_study
 from goldiprox.records.tables import ScoreTable, Table
-from goldiprox.schema import CheckpointError, ConfigError
+from goldiprox.schema import ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.ranking import ranked, tie_key
 from goldiprox.studies.dynamics.analysis import summarise_dynamics
@@ -44,10 +44,10 @@ from goldiprox.training.build import build
 from goldiprox.training.feed import Feeder
 from goldiprox.training.loop import train
 from goldiprox.training.optimization import resolve_device
-from goldiprox.training.task import CheckpointEvery, Task
+from goldiprox.training.task import Task
 from goldiprox.training.trajectory import KeepWeights, load_start, weights_at
 from goldiprox.workflows.arms import require_possible
-from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.execution import SILENTLY, Execution
 
 __all__ = ["dynamics"]
 
@@ -89,9 +89,7 @@ class _Study:
     config: DynamicsConfig
     out: Path
     arms: list[_Arm]
-    factory: Factory | None
-    progress: Progress
-    checkpoint: CheckpointEvery | None
+    execution: Execution
 
     def parent(self, arm: _Arm, seed: int) -> RunFolder:
         return RunFolder(self.out / "runs" / f"{arm.name}-{seed}")
@@ -103,7 +101,7 @@ class _Study:
         """A model to load weights into, in evaluation mode, and what feeds it."""
         task = self.arms[0].task
         model, feeder = build(
-            self.factory or self.config.model,
+            self.config.model,
             task.train,
             task.preprocess,
             task.num_classes,
@@ -119,10 +117,7 @@ def dynamics(
     out: Path,
     *,
     scores: Table | None = None,
-    factory: Factory | None = None,
-    command: str | None = None,
-    progress: Progress | None = None,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> dict[str, Any]:
     """Study training dynamics; interrupted, the same call goes on where it stopped.
 
@@ -132,10 +127,7 @@ def dynamics(
         config: settings.
         out: output folder: ``dynamics.json``, ``report.html``, ``runs/``.
         scores: a table to order the examples by, for the labels that it was made with.
-        factory: the model's factory, if not looked up by name.
-        command: the command line that asked for this, for the report.
-        progress: told what is going on.
-        checkpoint: how often unfinished runs are saved.
+        execution: how it is done.
 
     Returns:
         What ``dynamics.json`` holds.
@@ -145,19 +137,15 @@ def dynamics(
         TableError: likewise, if the table is for other data or labels, or lacks ids or the column.
         CheckpointError: if ``out`` holds another study.
     """
-    if factory is not None:
-        config = replace(config, model=factory_name(factory))
     config = config.sized(len(splits.full))
     study = _Study(
         config=config,
         out=out,
         arms=_arms(splits),
-        factory=factory,
-        progress=progress or Progress(),
-        checkpoint=checkpoint,
+        execution=execution,
     )
     count = len(splits.full)
-    require_possible(config.training(0), study.arms[0].task, factory)
+    require_possible(config.training(0), study.arms[0].task)
     starts = window_starts(count, config.window, config.windows)
     assert config.set_size is not None
     example_sets(torch.arange(count), config.set_size, torch.Generator())
@@ -167,8 +155,15 @@ def dynamics(
             f"leave --by out to order by {EL2N}"
         )
     given: dict[str, Table] = {} if scores is None else _given_scores(study, scores)
-    _open(study, splits, scores, command)
+    with open_study(
+        out, _settings(study, splits, scores), splits.describe(), command=execution.command
+    ):
+        return _measure(study, given, starts)
 
+
+def _measure(study: _Study, given: dict[str, Table], starts: list[int]) -> dict[str, Any]:
+    """Make what is missing in a study's folder."""
+    config, out = study.config, study.out
     for arm in study.arms:
         for seed in range(config.seeds):
             _train_parent(study, arm, seed)
@@ -220,35 +215,15 @@ def _column(config: DynamicsConfig, arm: _Arm, given: dict[str, Table]) -> str:
     return config.by if arm.name in given else EL2N
 
 
-def _open(study: _Study, splits: Splits, scores: Table | None, command: str | None) -> None:
-    data = splits.identity()
+def _settings(study: _Study, splits: Splits, scores: Table | None) -> dict[str, Any]:
+    """Everything that decides the outcome; where files lie does not."""
     keys = ("fingerprint", "label_digest", "config_hash")
-    settings = _as_json(
-        {
-            "data": data,
-            "fingerprint": splits.dataset.fingerprint,
-            "dynamics": asdict(study.config),
-            "scores": None if scores is None else {k: scores.provenance.get(k) for k in keys},
-        }
-    )
-    file = study.out / "manifest.json"
-    if file.exists():
-        found = read_json(file).get("settings", {})
-        if found != settings:
-            raise CheckpointError(
-                f"{study.out} holds another study ({first_difference(found, settings)}); choose "
-                "another --out, or delete the folder"
-            )
-        return
-    write_json(
-        file,
-        {
-            "settings": settings,
-            "data": splits.describe(),
-            "command": command,
-            "versions": versions(),
-        },
-    )
+    return {
+        "data": splits.identity(),
+        "fingerprint": splits.dataset.fingerprint,
+        "dynamics": asdict(study.config),
+        "scores": None if scores is None else {k: scores.provenance.get(k) for k in keys},
+    }
 
 
 def _train_parent(study: _Study, arm: _Arm, seed: int) -> None:
@@ -287,7 +262,7 @@ def _run(
         config = replace(config, seed=derive_seed(seed, "child", spawned))
         start = load_start(study.parent(arm, seed), spawned)
     data = arm.splits.identity()
-    body = _as_json(
+    body = as_json(
         {
             "data": data,
             "labels": arm.examples.label_digest(),
@@ -305,11 +280,10 @@ def _run(
             "config_hash": config_hash(body),
             "data": arm.splits.describe(),
         },
-        factory=study.factory,
         hooks=(hook,),
         start=start,
-        checkpoint=study.checkpoint,
-        report=study.progress.stage(title),
+        checkpoint=study.execution.checkpoint,
+        report=study.execution.stage(title),
     )
 
 
@@ -318,7 +292,7 @@ def _own_scores(study: _Study, arm: _Arm) -> ScoreTable:
     path = study.out / f"scores-{arm.name}.parquet"
     if path.exists():
         return ScoreTable.read(path)
-    report = study.progress.stage(f"{EL2N}, {_labels(arm)}")
+    report = study.execution.stage(f"{EL2N}, {_labels(arm)}")
     model, feeder = study.blank()
     scoring = ScoringPass(model, batchnorm="running")
     found = []
@@ -359,7 +333,7 @@ def _measure_velocity(
     done = {row["start"] for row in rows}
     if done.issuperset(starts):
         return
-    report = study.progress.stage(f"kernel velocity, {_labels(arm)}, seed {seed}")
+    report = study.execution.stage(f"kernel velocity, {_labels(arm)}, seed {seed}")
     model, feeder = study.blank()
     folder = study.parent(arm, seed)
     epochs = study.config.velocity_epochs
@@ -386,7 +360,7 @@ def _measure_barrier(study: _Study, seed: int, spawned: int, order_N: Tensor) ->
         read_rows(path)
         return
     config, arm = study.config, study.arms[0]
-    report = study.progress.stage(f"error barrier, seed {seed}, spawned after epoch {spawned}")
+    report = study.execution.stage(f"error barrier, seed {seed}, spawned after epoch {spawned}")
     model, feeder = study.blank()
     assert config.set_size is not None
     chosen = example_sets(order_N, config.set_size, stream(seed, "dynamics", "random set"))
@@ -492,10 +466,3 @@ def _described(
 
 def _labels(arm: _Arm) -> str:
     return "published labels" if arm.name == "clean" else "noisy labels"
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples as lists, as they come back from a file."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,21 @@ from goldiprox.data.splits import Splits
 from goldiprox.precompute.irreducible import require_fitting
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder
+from goldiprox.records.studies import open_study
 from goldiprox.records.tables import Table
 from goldiprox.schema import GoldiproxError
 from goldiprox.studies.grid.analysis import summarise_grid
 from goldiprox.studies.grid.page import write_grid_report
 from goldiprox.studies.grid.settings import Cell, GridConfig, cells
 from goldiprox.training.optimization import resolve_device, resolved
-from goldiprox.training.task import CheckpointEvery, Report
+from goldiprox.training.task import Report
 from goldiprox.workflows.arms import arms_of, require_possible
 from goldiprox.workflows.compare import (
     compare,
     comparison_settings,
-    open_comparison,
     require_accuracy,
 )
+from goldiprox.workflows.execution import SILENTLY, Execution
 from goldiprox.workflows.irreducible import irreducible_for
 from goldiprox.workflows.parallel import Tell, cores, run_parallel
 from goldiprox.workflows.progress import Progress
@@ -42,9 +43,7 @@ class _Shared:
     out: Path
     irreducible: IrreducibleConfig
     table: Table | None
-    command: str | None
-    checkpoint: CheckpointEvery | None
-    processes: int
+    execution: Execution
 
 
 def compare_grid(
@@ -55,9 +54,7 @@ def compare_grid(
     *,
     irreducible: IrreducibleConfig | None = None,
     table: Table | None = None,
-    command: str | None = None,
-    progress: Progress | None = None,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> dict[str, Any]:
     """Run a comparison in every cell; interrupted, the same call goes on where it stopped.
 
@@ -71,9 +68,7 @@ def compare_grid(
         out: output folder: ``comparison.json``, ``report.html``, ``cells/<cell>/``.
         irreducible: settings of the irreducible-loss model, trained once if a method needs it.
         table: a table to use instead.
-        command: the command line that asked for this, for the report.
-        progress: told what is going on.
-        checkpoint: how often unfinished runs are saved.
+        execution: how it is done.
 
     Returns:
         What ``comparison.json`` holds.
@@ -84,7 +79,6 @@ def compare_grid(
         CheckpointError: if ``out`` holds another comparison.
         GoldiproxError: if a process is killed.
     """
-    progress = progress or Progress()
     irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     found = cells(config, grid)
     require_accuracy(config)
@@ -102,33 +96,36 @@ def compare_grid(
         require_fitting(table, splits)
     varied = {name: list(values) for name, values in grid.axes}
     settings = comparison_settings(splits, config, irreducible, table)
-    open_comparison(out, {**settings, "grid": varied}, splits, command)
-    if table is None and needs_table:
-        table = irreducible_for(
-            splits,
-            irreducible,
-            out / "irreducible.parquet",
-            RunFolder(out / "irreducible"),
-            target_model=_target(found),
-            progress=progress,
-            checkpoint=checkpoint,
-        )
-    processes = _processes(grid, config, found)
-    shared = _Shared(
-        splits=splits,
-        out=out,
-        irreducible=irreducible,
-        table=table,
-        command=command,
-        checkpoint=checkpoint,
-        processes=processes,
+    opened = open_study(
+        out,
+        {**settings, "grid": varied},
+        splits.describe(),
+        what="comparison",
+        command=execution.command,
     )
-    failed: dict[str, str] = {}
-    for number, error in _run_all(shared, found, progress):
-        if error is not None:
-            failed[found[number].name] = error
-    write_json(out / "failed.json", failed)
-    return grid_of(out)
+    with opened:
+        if table is None and needs_table:
+            table = irreducible_for(
+                splits,
+                irreducible,
+                out / "irreducible.parquet",
+                RunFolder(out / "irreducible"),
+                target_model=_target(found),
+                execution=execution,
+            )
+        shared = _Shared(
+            splits=splits,
+            out=out,
+            irreducible=irreducible,
+            table=table,
+            execution=replace(execution, processes=_processes(grid, config, found)),
+        )
+        failed: dict[str, str] = {}
+        for number, error in _run_all(shared, found):
+            if error is not None:
+                failed[found[number].name] = error
+        write_json(out / "failed.json", failed)
+        return grid_of(out)
 
 
 MANIFEST = {"settings": {"compare": {"methods": [str]}, "grid": {str: list}}, "data": dict}
@@ -205,19 +202,20 @@ def _target(found: Sequence[Cell]) -> str:
     return next((name for name in models if not name.startswith("mlp")), models[0])
 
 
-def _run_all(
-    shared: _Shared, found: Sequence[Cell], progress: Progress
-) -> Iterator[tuple[int, str | None]]:
+def _run_all(shared: _Shared, found: Sequence[Cell]) -> Iterator[tuple[int, str | None]]:
     """Yields (cell, its error or None) as the cells are done."""
-    if shared.processes == 1:
+    execution = shared.execution
+    progress = execution.progress
+    if execution.processes == 1:
         for number, cell in enumerate(found):
             title = f"cell {number + 1}/{len(found)}: {cell.title}"
             yield number, _compare_cell(shared, cell, _Prefixed(progress, title))
         return
-    report = progress.stage(f"{len(found)} cells in {shared.processes} processes")
+    report = progress.stage(f"{len(found)} cells in {execution.processes} processes")
+    elsewhere = replace(shared, execution=execution.watched_by(Progress()))
     done = 0
     jobs = run_parallel(
-        _job, shared, found, shared.processes, lambda text: report(done, len(found), text)
+        _job, elsewhere, found, execution.processes, lambda text: report(done, len(found), text)
     )
     for number, error in jobs:
         done += 1
@@ -235,10 +233,7 @@ def _compare_cell(shared: _Shared, cell: Cell, progress: Progress) -> str | None
             shared.out / "cells" / cell.name,
             irreducible=shared.irreducible,
             table=shared.table,
-            command=shared.command,
-            progress=progress,
-            checkpoint=shared.checkpoint,
-            processes=shared.processes,
+            execution=shared.execution.watched_by(progress),
         )
     except GoldiproxError as error:
         return str(error)

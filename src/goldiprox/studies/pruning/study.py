@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from torch import Tensor
 from goldiprox.analysis.noise import cleanlab_suspicion
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Fold, Splits
-from goldiprox.models.registry import factory_name
-from goldiprox.models.vision import Factory
 from goldiprox.precompute.diet_scores import score
-from goldiprox.records.files import read_json, write_json
-from goldiprox.records.runs import RunFolder, first_difference, versions
+from goldiprox.records.files import write_json
+from goldiprox.records.runs import RunFolder, as_json, versions
+from goldiprox.records.studies import open_study
 from goldiprox.records.tables import ScoreTable
-from goldiprox.schema import CheckpointError, ConfigError
+from goldiprox.schema import ConfigError
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.pruning import PruneRule, prune
 from goldiprox.selection.ranking import keyed_uniform
@@ -38,9 +36,9 @@ from goldiprox.studies.pruning.gallery import collect_extremes
 from goldiprox.studies.pruning.page import write_diet_report
 from goldiprox.studies.pruning.settings import DietConfig
 from goldiprox.training.loop import train
-from goldiprox.training.task import CheckpointEvery, Task
+from goldiprox.training.task import Task
 from goldiprox.workflows.arms import require_possible
-from goldiprox.workflows.progress import Progress
+from goldiprox.workflows.execution import SILENTLY, Execution
 from goldiprox.workflows.score import held_out_probabilities, score_table
 
 __all__ = ["diet"]
@@ -71,11 +69,7 @@ def diet(
     out: Path,
     *,
     irreducible: IrreducibleConfig | None = None,
-    factory: Factory | None = None,
-    workers: int | None = None,
-    command: str | None = None,
-    progress: Progress | None = None,
-    checkpoint: CheckpointEvery | None = None,
+    execution: Execution = SILENTLY,
 ) -> dict[str, Any]:
     """Study pruning on one data set; interrupted, the same call goes on where it stopped.
 
@@ -84,11 +78,7 @@ def diet(
         config: settings.
         out: output folder: ``scores.parquet``, ``runs/``, ``diet.json``, ``report.html``.
         irreducible: settings of the irreducible-loss models.
-        factory: the model's factory, if not looked up by name.
-        workers: processes that train replicas side by side; None decides.
-        command: the command line that asked for this, for the report.
-        progress: told what is going on.
-        checkpoint: how often unfinished runs are saved.
+        execution: how it is done.
 
     Returns:
         What ``diet.json`` holds; see ``docs/formats.md``.
@@ -97,29 +87,35 @@ def diet(
         ConfigError: before anything is trained, if settings do not fit together or the data.
         CheckpointError: if ``out`` holds another study.
     """
-    if factory is not None:
-        config = replace(config, model=factory_name(factory))
     irreducible = irreducible or IrreducibleConfig()
-    progress = progress or Progress()
     if not splits.dataset.store.example_shape:
         raise ConfigError(
             f"goldiprox diet holds every score against the norm of the inputs, which the texts of "
             f"{splits.dataset.name} have not; use goldiprox score, goldiprox prune, and goldiprox "
             "compare with --subset"
         )
-    require_possible(config.fresh(0, 1, 1), _task(splits, splits.full), factory)
+    require_possible(config.fresh(0, 1, 1), _task(splits, splits.full))
     settings = _settings(splits, config, irreducible)
-    _open(out, settings, splits, command)
+    with open_study(out, settings, splits.describe(), command=execution.command):
+        return _study(splits, config, irreducible, settings, out, execution)
+
+
+def _study(
+    splits: Splits,
+    config: DietConfig,
+    irreducible: IrreducibleConfig,
+    settings: dict[str, Any],
+    out: Path,
+    execution: Execution,
+) -> dict[str, Any]:
+    """Make what is missing in a study's folder."""
     table = score_table(
         splits,
         config.scoring(),
         out / "scores.parquet",
         out / "scores",
         irreducible=irreducible,
-        factory=factory,
-        workers=workers,
-        progress=progress,
-        checkpoint=checkpoint,
+        execution=execution,
     )
     before = None
     by = config.pruned_by[0]
@@ -130,17 +126,14 @@ def diet(
             out / "scores-before-noise.parquet",
             out / "scores-before-noise",
             irreducible=irreducible,
-            factory=factory,
-            workers=workers,
-            progress=progress,
-            checkpoint=checkpoint,
+            execution=execution,
         )
     runs = _plan(splits, config, table, out)
     for number, run in enumerate(runs, start=1):
         if run.folder.finished:
             run.folder.use_again()
         else:
-            _train(splits, run, factory, checkpoint, progress, f"[{number}/{len(runs)}] ")
+            _train(splits, run, execution, f"[{number}/{len(runs)}] ")
     trained = config.replicas if config.scoring().entries else 0
     replicas = [ScoreTable.read(out / "scores" / f"replica-{n}.parquet") for n in range(trained)]
     columns = [score(name).column for name in config.all_scores]
@@ -186,31 +179,15 @@ def diet(
 
 def _settings(splits: Splits, config: DietConfig, irreducible: IrreducibleConfig) -> dict[str, Any]:
     """Everything that decides the outcome; where files lie does not."""
-    data = splits.identity()
-    settings: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "data": data,
-                "fingerprint": splits.dataset.fingerprint,
-                "diet": asdict(config),
-                "irreducible": settings_of(irreducible),
-            }
-        )
+    settings: dict[str, Any] = as_json(
+        {
+            "data": splits.identity(),
+            "fingerprint": splits.dataset.fingerprint,
+            "diet": asdict(config),
+            "irreducible": settings_of(irreducible),
+        }
     )
     return settings
-
-
-def _open(out: Path, settings: dict[str, Any], splits: Splits, command: str | None) -> None:
-    file = out / "manifest.json"
-    if not file.exists():
-        write_json(file, {"settings": settings, "data": splits.describe(), "command": command})
-        return
-    found = read_json(file).get("settings", {})
-    if found != settings:
-        raise CheckpointError(
-            f"{out} holds another study ({first_difference(found, settings)}); choose another "
-            "--out, or delete the folder"
-        )
 
 
 def _with_true_labels(splits: Splits) -> Splits:
@@ -301,9 +278,7 @@ def _run(
 def _train(
     splits: Splits,
     run: _Run,
-    factory: Factory | None,
-    checkpoint: CheckpointEvery | None,
-    progress: Progress,
+    execution: Execution,
     number: str,
 ) -> None:
     identity = {
@@ -324,9 +299,8 @@ def _train(
             "config": identity,
             "config_hash": config_hash(identity),
         },
-        factory=factory,
-        checkpoint=checkpoint,
-        report=progress.stage(number + run.title),
+        checkpoint=execution.checkpoint,
+        report=execution.stage(number + run.title),
     )
 
 

@@ -1,0 +1,41 @@
+"""How a job is executed: what every workflow and study is handed, whatever it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from goldiprox.training.task import CheckpointEvery, Report
+from goldiprox.workflows.progress import Progress
+
+__all__ = ["SILENTLY", "Execution"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a job is executed; nothing of this decides what comes out.
+
+    Attributes:
+        progress: told what is going on.
+        checkpoint: how often unfinished runs are saved.
+        workers: processes that train side by side; None decides.
+        processes: how many such jobs run at a time, for the records: seconds depend on it.
+        command: the command line that asked for the job, for the report.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    checkpoint: CheckpointEvery | None = None
+    workers: int | None = None
+    processes: int = 1
+    command: str | None = None
+
+    def stage(self, name: str) -> Report:
+        """Begin a stage, see :meth:`Progress.stage`."""
+        return self.progress.stage(name)
+
+    def watched_by(self, progress: Progress) -> Execution:
+        """The same, told to somebody else."""
+        return replace(self, progress=progress)
+
+
+SILENTLY = Execution()
+"""In this process, nobody being told; unfinished runs are saved as the training loop does."""
