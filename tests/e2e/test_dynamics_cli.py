@@ -15,6 +15,7 @@ from goldiprox.cli import main
 from goldiprox.data.datasets import load
 from goldiprox.data.splits import DataConfig, make_splits
 from goldiprox.models.registry import build_model, model_factory
+from goldiprox.records.files import read_rows
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import GoldiproxError
@@ -138,7 +139,7 @@ def test_barriers_are_those_of_parent_and_child(study: Path) -> None:
         }
         between.load_state_dict(mixed)
         errors.append(float((between(inputs).argmax(1) != targets).double().mean()))
-    records = json.loads((study / "barrier" / "0-spawned-0.json").read_text())
+    records = read_rows(study / "barrier" / "0-spawned-0.json")
     assert [row["epoch"] for row in records] == [1, 2, 3]
     found = records[-1]["sets"]["highest"]
     assert found["errors"] == pytest.approx(errors)

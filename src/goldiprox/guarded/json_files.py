@@ -26,7 +26,7 @@ __all__ = [
 Shape = Any
 """A type (``float`` takes whole numbers too); ``[shape]``, a list of it; ``{"key": shape}``, an
 object with at least these keys, those that end in ``?`` optional or null; ``{str: shape}``, an
-object of any keys with such values; ``None``, anything."""
+object of any keys with such values; a tuple, any of its shapes; ``None``, anything."""
 
 FORMAT = 2
 LARGEST = 1 << 63
@@ -101,6 +101,9 @@ def misfit(value: Any, shape: Shape, where: str = "it") -> str | None:
     """How a value differs from a shape, naming the place; None where it fits."""
     if shape is None:
         return None
+    if isinstance(shape, tuple):
+        wrongs = [misfit(value, one, where) for one in shape]
+        return wrongs[0] if all(wrongs) else None
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{where} is {_kind(value)}, not a list"

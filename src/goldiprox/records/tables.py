@@ -421,8 +421,8 @@ MODEL = {"best?": dict, "weights_digest?": str, "validated_on?": int, "evaluatio
 PROVENANCE = {
     "kind?": str, "dataset?": str, "config?": dict, "model?": str, "models?": [MODEL],
     "best?": {"accuracy?": float}, "holdout?": dict, "ledger?": LEDGER, "versions?": dict,
-    "joined?": [dict], "class_names?": list, "replicas?": [dict], "notes?": dict, "scores?": None,
-    "made_by?": str,
+    "joined?": [dict], "class_names?": list, "replicas?": ([dict], int), "notes?": dict,
+    "scores?": None, "made_by?": str,
 }  # fmt: skip
 """What a provenance may hold, and what it must then be; other keys may stand beside."""
 
