@@ -14,6 +14,7 @@ from goldiprox.records.mapped import open_table, write_mapped
 from goldiprox.records.parts import Parts
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
+from goldiprox.records.weights import weights_bytes
 from goldiprox.schema import CheckpointError, TableError
 
 
@@ -110,7 +111,7 @@ def test_a_finished_run_is_verified_when_it_is_used_again(how, name, tmp_path):
         other = finished(tmp_path / "other", seed=1)
         write_json(other.path / "evaluations.json", [{"step": 2}])
         write_json(other.path / "ledger.json", {"phases": {}, "peak_memory_bytes": 3})
-        (other.path / "model.safetensors").write_bytes(runs.weights_bytes({"w": torch.zeros(9)}))
+        (other.path / "model.safetensors").write_bytes(weights_bytes({"w": torch.zeros(9)}))
         shutil.copy(other.path / name, path)
     with pytest.raises(CheckpointError, match=f"{name}|of another run"):
         folder.use_again()
@@ -190,3 +191,16 @@ def test_a_mapped_table_compares_a_block_when_it_is_first_looked_at(tmp_path):
     )
     with pytest.raises(TableError, match="the bytes of x for the ids 524288 to 786431"):
         look(torch.tensor([0, rows - 1]))
+
+
+def test_a_finished_part_made_under_other_threads_is_refused_where_exactness_is_asked_for(
+    tmp_path, monkeypatch
+):
+    folder = finished(tmp_path / "run")
+    folder.use_again(manifest(), exact=True)
+    known = runs.versions()
+    monkeypatch.setattr(runs, "versions", lambda: {**known, "threads": "99"})
+    folder.use_again(manifest())
+    for wanted in (manifest(), None):
+        with pytest.raises(CheckpointError, match=r"finished with other threads .*--exact"):
+            folder.use_again(wanted, exact=True)

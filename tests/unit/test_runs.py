@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from goldiprox.records.circumstances import first_difference
 from goldiprox.records.files import read_json, write_json
-from goldiprox.records.runs import RunFolder, first_difference
+from goldiprox.records.runs import RunFolder
 from goldiprox.schema import CheckpointError, GoldiproxError
 
 

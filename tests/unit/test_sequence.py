@@ -18,7 +18,13 @@ from goldiprox.records.steplog import read_steps
 from goldiprox.schema import ConfigError, SequenceError
 from goldiprox.training import sequence as module
 from goldiprox.training.loop import Loop, train
-from goldiprox.training.sequence import Recorder, replay, replay_config, write_recorded
+from goldiprox.training.sequence import (
+    Recorder,
+    drop_recorded,
+    replay,
+    replay_config,
+    write_recorded,
+)
 from goldiprox.training.task import CheckpointEvery
 
 POOL, BATCH, EPOCHS = 24, 8, 3  # 62 examples: 3 pools an epoch, the last one short
@@ -72,6 +78,7 @@ def record(tmp_path, make_table):
             "pool": config.pool_size, "seed": config.seed, "epochs": config.epochs,
         }  # fmt: skip
         write_recorded(parts, tmp_path / name, provenance)
+        drop_recorded(parts)
         assert not parts.exists()
         return BatchSequence.open(tmp_path / name), trained
 

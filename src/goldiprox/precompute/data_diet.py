@@ -31,7 +31,8 @@ from goldiprox.precompute.diet_scores import (
     missing_margin,
     score,
 )
-from goldiprox.records.runs import RunFolder, versions
+from goldiprox.records.circumstances import versions
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepRecord
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError, TableError

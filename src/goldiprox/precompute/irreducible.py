@@ -28,10 +28,12 @@ from goldiprox.evidence.mode import device_of, random_state_kept
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import CLASSIFICATION, Given, Objective
 from goldiprox.objectives import objective as objective_named
+from goldiprox.records.circumstances import versions
 from goldiprox.records.label_sample import LABEL_SAMPLE, label_sample
 from goldiprox.records.ledger import Clock, Ledger
-from goldiprox.records.runs import RunFolder, versions, weights_bytes
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
+from goldiprox.records.weights import weights_bytes
 from goldiprox.schema import NonFinite, TableError, id_list
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
@@ -149,7 +151,7 @@ def irreducible_table(
             }
             home = None if folder is None else model_folder(folder, title)
             if home is not None and home.finished:
-                trained = _trained_before(home, manifest, settings, part.task, factory)
+                trained = _trained_before(home, manifest, settings, part.task, factory, checkpoint)
             else:
                 trained = train(
                     settings,
@@ -411,9 +413,10 @@ def _trained_before(
     config: TrainConfig,
     task: Task,
     factory: Factory | None,
+    checkpoint: CheckpointEvery | None,
 ) -> Trained:
     """A model that an interrupted job had finished, so that several need not start over."""
-    folder.use_again(manifest)
+    folder.use_again(manifest, exact=checkpoint is not None and checkpoint.exact)
     loop = Loop(config, task, factory=factory)
     loop.model.load_state_dict(folder.load_weights("model"))
     return Trained(

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
-import platform
 import re
 import shutil
 from collections.abc import Collection, Iterator
@@ -31,12 +29,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from goldiprox.guarded.errors import reading, require_file
-from goldiprox.guarded.json_files import Shape, misfit, parse_json
+from goldiprox.guarded.json_files import Shape
 from goldiprox.guarded.tensors import read_tensors
+from goldiprox.records.circumstances import as_json, changes, first_difference, versions
 from goldiprox.records.files import (
     read_json,
     sha256_of,
@@ -46,10 +44,10 @@ from goldiprox.records.files import (
 from goldiprox.records.ledger import LEDGER
 from goldiprox.records.owner import sweep, writing
 from goldiprox.records.parts import run_key, tagged
+from goldiprox.records.weights import seal_of, weights_bytes, with_seal
 from goldiprox.schema import CheckpointError
-from goldiprox.version import __version__
 
-__all__ = ["RunFolder", "as_json", "first_difference", "versions", "weights_bytes"]
+__all__ = ["RunFolder"]
 
 FORMAT = 2
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})-([0-9a-f]{16})\.pt")
@@ -65,31 +63,6 @@ RESULT: Shape = {"steps": int, "weights_digest": str}
 EVALUATIONS: Shape = [{"step": int, "epoch?": float, "seconds?": float, "flops?": float}]
 
 logger = logging.getLogger("goldiprox")
-
-
-def versions() -> dict[str, str]:
-    """What a figure may depend on: library versions, platform, processor threads."""
-    return {
-        "goldiprox": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": str(torch.get_num_threads()),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-_DECIDING = {"threads": "threads", "cpu_capability": "processor capability", "torch": "torch",
-             "goldiprox": "goldiprox", "python": "python"}  # fmt: skip
-"""Of the versions, those that may change the last digits of a result."""
-
-
-def weights_bytes(weights: dict[str, Tensor]) -> bytes:
-    """A state dict in the safetensors format; its SHA-256 is what records call weights digest."""
-    # Cloned: safetensors refuses tensors that share memory (tied weights).
-    return save_safetensors(
-        {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
-    )
 
 
 @dataclass(frozen=True)
@@ -135,6 +108,8 @@ class RunFolder:
         if there != here and None not in (there, here):
             self._refuse(f"the data have the fingerprint {there} there, {here} now")
         if self.finished:
+            if exact:
+                self._require_same_circumstances(found, manifest)
             return
         if found["format"] != FORMAT:
             raise CheckpointError(
@@ -153,18 +128,12 @@ class RunFolder:
             if found["versions"] != now:
                 self._rewrite({**found, "versions": now, "resumed": None})
             return
-        resumed = found.get("resumed") or []
-        last = resumed[-1] if resumed else found
-        before = {**last["versions"], "device": _device(last)}
-        after = {**now, "device": _device(manifest)}
-        changed = changes(before, after)
+        if exact:
+            self._require_same_circumstances(found, manifest)
+        changed = _changed(found, manifest)
         if not changed:
             return
-        if exact:
-            raise CheckpointError(
-                f"{self.path} was begun with other {changed}, and --exact asks for the same; run "
-                "it as before, or leave --exact out"
-            )
+        resumed = found.get("resumed") or []
         logger.warning(
             "%s goes on with other %s: the last digits may differ from an unbroken run's",
             self.path,
@@ -173,6 +142,13 @@ class RunFolder:
         step = int(checkpoints[-1][0].name.split("-")[1])
         note = {"step": step, "versions": now, "model": manifest.get("model")}
         self._rewrite({**found, "resumed": [*resumed, note]})
+
+    def _require_same_circumstances(self, found: dict[str, Any], manifest: dict[str, Any]) -> None:
+        if changed := _changed(found, manifest):
+            raise CheckpointError(
+                f"{self.path} was {'finished' if self.finished else 'begun'} with other {changed}, "
+                "and --exact asks for the same; run it as before, or leave --exact out"
+            )
 
     def _rewrite(self, manifest: dict[str, Any]) -> None:
         kept = {key: value for key, value in manifest.items() if value is not None or key in _NULLS}
@@ -188,17 +164,21 @@ class RunFolder:
                 "another --out, or delete the folder"
             )
 
-    def use_again(self, manifest: dict[str, Any] | None = None) -> None:
+    def use_again(self, manifest: dict[str, Any] | None = None, *, exact: bool = False) -> None:
         """Make sure that a finished run is whole before it is used again, and sweep its left-overs.
 
         Args:
             manifest: of the run that is wanted; None if the folder's name says that.
+            exact: refuse it if it was finished under other versions, threads or processors.
 
         Raises:
-            CheckpointError: if it is another run, or a file of it is lost or not the one written.
+            CheckpointError: if it is another run, a file of it is lost or not the one written, or
+                ``exact`` and the versions differ.
         """
         if manifest is not None:
-            self.open(manifest)
+            self.open(manifest, exact=exact)
+        elif exact:
+            self._require_same_circumstances(self.manifest(), {})
         self.verify()
         self._sweep()
         for file, _ in self._checkpoints():
@@ -348,7 +328,7 @@ class RunFolder:
         raw = weights_bytes(weights)
         seal = {"name": name, "digest": tagged(run_key(self.path), name, raw)}
         with whole_file(self.path / f"{name}.safetensors") as temporary:
-            temporary.write_bytes(_with_seal(raw, seal))
+            temporary.write_bytes(with_seal(raw, seal))
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
         """Read ``<name>.safetensors``.
@@ -368,7 +348,7 @@ class RunFolder:
         if (self.path / FILES).exists() and path.name in self._listed():
             self.verify([path.name])
             return weights
-        seal = _seal_of(raw)
+        seal = seal_of(raw)
         if seal is None and self._is_of_an_earlier_version():
             return weights
         if seal != {
@@ -433,53 +413,13 @@ _NULLS = ("irreducible", "reference", "proxy", "sequence", "data")
 """Keys of a manifest that may be null."""
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """What differs of the circumstances of two runs: ``threads (1 before, 2 now)``; or nothing."""
-    names = {**_DECIDING, "device": "device"}
-    found = [
-        f"{text} ({before[key]} before, {after[key]} now)"
-        for key, text in names.items()
-        if before.get(key) and after.get(key) and before[key] != after[key]
-    ]
-    return ", ".join(found)
+def _changed(found: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """How circumstances differ from when a run was begun, or gone on with the last time."""
+    last = ([found] + (found.get("resumed") or []))[-1]
+    before = {**last["versions"], "device": _device(last)}
+    return changes(before, {**versions(), "device": _device(manifest)})
 
 
 def _device(manifest: dict[str, Any]) -> str | None:
     device = (manifest.get("model") or {}).get("device")
     return None if device is None else str(device)
-
-
-def _with_seal(raw: bytes, seal: dict[str, str]) -> bytes:
-    """A safetensors file with metadata, which its own library writes in no fixed order."""
-    size = int.from_bytes(raw[:8], "little")
-    header = {"__metadata__": {"goldiprox": json.dumps(seal)}, **json.loads(raw[8 : 8 + size])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
-
-
-def _seal_of(raw: bytes) -> Any:
-    size = int.from_bytes(raw[:8], "little")
-    try:
-        note = parse_json(raw[8 : 8 + size])["__metadata__"]["goldiprox"]
-        found = parse_json(note)
-    except (ValueError, KeyError, TypeError):
-        return None
-    return None if misfit(found, {"name": str, "digest": str}) else found
-
-
-def as_json(value: Any) -> Any:
-    """Tuples as lists, as they come back from a file."""
-    if isinstance(value, dict):
-        return {key: as_json(item) for key, item in value.items()}
-    return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def first_difference(found: Any, wanted: Any, where: str = "") -> str:
-    """Where two configurations first differ, for a message: ``train.lr is 0.01, not 0.001``."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            if found.get(key) != wanted.get(key):
-                inner = f"{where}.{key}" if where else key
-                return first_difference(found.get(key), wanted.get(key), inner)
-    return f"{where or 'its configuration'} is {found} there, {wanted} now"

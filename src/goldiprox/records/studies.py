@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from goldiprox.records.circumstances import as_json, first_difference, versions
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.owner import writing
-from goldiprox.records.runs import as_json, first_difference, versions
 from goldiprox.schema import CheckpointError
 
 __all__ = ["MANIFEST", "open_study"]

@@ -33,7 +33,7 @@ from goldiprox.selection.plans import Course, Draw, Plan, PlanFactory, ShuffledP
 from goldiprox.training.hooks import Hook
 from goldiprox.training.loop import Loop
 
-__all__ = ["Recorder", "replay", "replay_config", "write_recorded"]
+__all__ = ["Recorder", "drop_recorded", "replay", "replay_config", "write_recorded"]
 
 SETTLE_EVERY = 64
 """Steps between transfers of what was chosen from the device."""
@@ -127,7 +127,9 @@ def _weights(chosen: list[Selection]) -> pa.Array:
 
 
 def write_recorded(folder: Path, out: Path, provenance: dict[str, Any]) -> None:
-    """Join the parts of a finished run's recording into one sequence, and drop them.
+    """Join the parts of a finished run's recording into one sequence.
+
+    The parts stay until :func:`drop_recorded`.
 
     Args:
         folder: given to the :class:`Recorder`.
@@ -141,7 +143,11 @@ def write_recorded(folder: Path, out: Path, provenance: dict[str, Any]) -> None:
     parts = _parts(folder)
     parts.require(0, steps)
     write_sequence(out, parts.tables(), [Part(rows=steps, provenance=provenance)])
-    parts.drop()
+
+
+def drop_recorded(folder: Path) -> None:
+    """Delete the parts, once nothing needs them any more."""
+    _parts(folder).drop()
 
 
 def replay(sequence: BatchSequence) -> PlanFactory:

@@ -144,7 +144,7 @@ def _compare(
     runs = _plan(splits, config, arms, table, costs, out)
     for number, run in enumerate(runs, start=1):
         if run.folder.finished:
-            run.folder.use_again()
+            run.folder.use_again(exact=execution.exact)
             continue
         title = f"{run.arm.name}, seed {run.config.seed}"
         if len(config.batch) > 1:

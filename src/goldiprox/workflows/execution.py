@@ -28,6 +28,11 @@ class Execution:
     processes: int = 1
     command: str | None = None
 
+    @property
+    def exact(self) -> bool:
+        """Whether runs made under other threads, processors or versions are refused."""
+        return self.checkpoint is not None and self.checkpoint.exact
+
     def stage(self, name: str) -> Report:
         """Begin a stage, see :meth:`Progress.stage`."""
         return self.progress.stage(name)

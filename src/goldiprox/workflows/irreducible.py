@@ -18,8 +18,9 @@ from goldiprox.precompute.irreducible import (
     irreducible_table,
     require_fitting,
 )
+from goldiprox.records.circumstances import as_json, first_difference
 from goldiprox.records.files import sha256_of
-from goldiprox.records.runs import RunFolder, as_json, first_difference
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.schema import ConfigError, TableError
 from goldiprox.selection.methods import Method

@@ -95,7 +95,7 @@ def record_with_proxy(
     manifest = run_manifest(splits, chooser, settings, table, recorded=True)
     recording = Recording(folder.path / "sequence.parquet", folder, manifest)
     if folder.finished:
-        folder.use_again(manifest)
+        folder.use_again(manifest, exact=execution.exact)
     else:
         train(
             settings,

@@ -13,7 +13,8 @@ import torch
 
 from goldiprox.data.splits import Splits
 from goldiprox.precompute.data_diet import ScoreConfig, replica_identity, score_replica
-from goldiprox.records.runs import RunFolder, first_difference
+from goldiprox.records.circumstances import first_difference
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.training.optimization import resolve_device

@@ -23,8 +23,9 @@ from goldiprox.precompute.data_diet import (
 )
 from goldiprox.precompute.diet_scores import SCORES, score
 from goldiprox.precompute.irreducible import model_folder, parts_of
+from goldiprox.records.circumstances import first_difference, versions
 from goldiprox.records.ledger import Ledger
-from goldiprox.records.runs import RunFolder, first_difference, versions
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.schema import ConfigError, TableError
 from goldiprox.seeds import stream

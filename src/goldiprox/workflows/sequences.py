@@ -19,7 +19,7 @@ from goldiprox.records.tables import Table
 from goldiprox.schema import SequenceError
 from goldiprox.selection.plans import Course
 from goldiprox.selection.ranking import ranked
-from goldiprox.training.sequence import Recorder, replay, write_recorded
+from goldiprox.training.sequence import Recorder, drop_recorded, replay, write_recorded
 
 __all__ = ["RECORDING", "Recording", "describe_sequence", "require_replayable"]
 
@@ -106,7 +106,9 @@ class Recording:
                 "versions": self._folder.manifest()["versions"],
             },
         )
+        # In this order: without its parts a sequence could not get its note any more.
         write_json(self._folder.path / NOTE, {"sha256": sha256_of(self.out)})
+        drop_recorded(self._parts)
 
 
 def _irreducible(table: Table) -> dict[str, Any]:

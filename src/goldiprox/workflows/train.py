@@ -102,7 +102,7 @@ def train_one(
     )
     recording = None if record is None else Recording(record, folder, manifest)
     if folder.finished:
-        folder.use_again(manifest)
+        folder.use_again(manifest, exact=execution.exact)
     else:
         core_set = core_set_of(entry.method) if sequence is None else None
         hooks = () if core_set is None else (core_set,)

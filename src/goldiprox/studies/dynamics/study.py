@@ -23,8 +23,9 @@ from goldiprox.evidence.forward import ScoringPass
 from goldiprox.models.registry import parameter_count
 from goldiprox.precompute.data_diet import snapshot
 from goldiprox.precompute.diet_scores import SCORES
+from goldiprox.records.circumstances import as_json, versions
 from goldiprox.records.files import read_rows, write_json, write_rows
-from goldiprox.records.runs import RunFolder, as_json, versions
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.studies import open_study
 from goldiprox.records.tables import ScoreTable, Table
 from goldiprox.schema import ConfigError
@@ -253,7 +254,7 @@ def _run(
     spawned: int | None,
 ) -> None:
     if folder.finished:
-        folder.use_again()
+        folder.use_again(exact=study.execution.exact)
         return
     config = study.config.training(seed)
     start = None

@@ -15,8 +15,9 @@ from goldiprox.analysis.noise import cleanlab_suspicion
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
 from goldiprox.data.splits import Examples, Fold, Splits
 from goldiprox.precompute.diet_scores import score
+from goldiprox.records.circumstances import as_json, versions
 from goldiprox.records.files import write_json
-from goldiprox.records.runs import RunFolder, as_json, versions
+from goldiprox.records.runs import RunFolder
 from goldiprox.records.studies import open_study
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError
@@ -131,7 +132,7 @@ def _study(
     runs = _plan(splits, config, table, out)
     for number, run in enumerate(runs, start=1):
         if run.folder.finished:
-            run.folder.use_again()
+            run.folder.use_again(exact=execution.exact)
         else:
             _train(splits, run, execution, f"[{number}/{len(runs)}] ")
     trained = config.replicas if config.scoring().entries else 0
