@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands import confusion, data_diet, dynamics, exchange, grid
+from goldiprox.commands import confusion, data_diet, dynamics, exchange
 from goldiprox.commands.process import (
     end_quietly_on_signals,
     interruption,
@@ -29,6 +29,7 @@ from goldiprox.commands.shared import console, fitting
 from goldiprox.commands.shared import splits_of as _splits
 from goldiprox.commands.shared import told as _told
 from goldiprox.commands.shared import wrote as _wrote
+from goldiprox.commands.studies import report_study, show
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig
 from goldiprox.precompute.given import table_from_model, table_from_values
 from goldiprox.records.mapped import open_table
@@ -39,7 +40,7 @@ from goldiprox.report.terminal import terminal_table, verdict_lines
 from goldiprox.schema import ConfigError, GoldiproxError
 from goldiprox.selection.methods import method
 from goldiprox.studies.grid.settings import GridConfig
-from goldiprox.studies.grid.study import compare_grid
+from goldiprox.studies.grid.study import GRID, compare_grid
 from goldiprox.workflows.compare import compare
 from goldiprox.workflows.irreducible import make_irreducible, run_of, take_irreducible
 from goldiprox.workflows.outputs import require_writable
@@ -129,16 +130,16 @@ def _compare(
             "by side; leave it out"
         )
     table = None if irreducible is None else open_table(irreducible)
+    given: dict[str, Any] = {"irreducible": il, "table": table}
     with _Shown() as shown:
-        given: dict[str, Any] = {
-            "irreducible": il,
-            "table": table,
-            "execution": keeping.execution(shown),
-        }
+        given["execution"] = keeping.execution(shown)
         if grid_config.axes:
             comparison = compare_grid(splits, settings, grid_config, out, **given)
         else:
             comparison = compare(splits, settings, out, **given)
+    if grid_config.axes:
+        show(GRID, comparison, out)
+        return
     _print_comparison(comparison)
     _wrote(out / "report.html")
 
@@ -306,8 +307,7 @@ def _report(
         overwrite: Replace files in --out that no report has written.
     """
     require_folders(runs)
-    studies = (dynamics.report_dynamics, data_diet.report_diet, grid.report_grid)
-    if len(runs) == 1 and any(again(runs[0], out, overwrite) for again in studies):
+    if len(runs) == 1 and report_study(runs[0], out, overwrite):
         return
     comparison, page = report_runs(
         runs, out, allow_different_data=allow_different_data, overwrite=overwrite
@@ -394,9 +394,6 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _print_comparison(comparison: dict[str, Any]) -> None:
-    if "grid" in comparison:
-        grid.show_grid(comparison)
-        return
     terminal = console()
     terminal.print(terminal_table(comparison))
     for line in verdict_lines(comparison):

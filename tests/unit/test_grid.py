@@ -130,7 +130,8 @@ def test_a_method_that_never_gets_there_has_no_mean():
 def page_of(found, tmp_path):
     write_json(tmp_path / "comparison.json", found)
     write_json(tmp_path / "manifest.json", {"settings": SETTINGS, "command": "goldiprox <x>"})
-    return write_grid_report(tmp_path).read_text()
+    write_grid_report(tmp_path, tmp_path)
+    return (tmp_path / "report.html").read_text()
 
 
 def test_every_cell_stands_in_its_place_on_the_page(tmp_path):

@@ -131,6 +131,6 @@ def test_what_is_no_run_is_said_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match="a run of another kind"):
         report_runs([model], tmp_path / "page")
     study = tmp_path / "study"
-    write_json(study / "diet.json", {})
+    write_json(study / "manifest.json", {"settings": {"diet": {}}})
     with pytest.raises(ConfigError, match="the output folder of a whole study"):
         report_runs([study, model], tmp_path / "page")

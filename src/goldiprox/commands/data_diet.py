@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
@@ -18,24 +17,23 @@ from goldiprox.commands.shared import (
     told,
     wrote,
 )
+from goldiprox.commands.studies import show
 from goldiprox.config import IrreducibleConfig
 from goldiprox.precompute.data_diet import ScoreConfig
-from goldiprox.records.files import read_json
 from goldiprox.records.mapped import open_table
 from goldiprox.records.owner import writing
 from goldiprox.records.tables import ScoreTable
 from goldiprox.report.pruned import loss_warnings, losses_table
 from goldiprox.selection.pruning import PruneRule
-from goldiprox.studies.pruning.page import diet_table, reading_lines, write_diet_report
+from goldiprox.studies.pruning.page import PRUNING
 from goldiprox.studies.pruning.settings import DietConfig
 from goldiprox.studies.pruning.study import diet as study
 from goldiprox.workflows.irreducible import run_of
 from goldiprox.workflows.outputs import is_kept_table, require_output, require_writable
 from goldiprox.workflows.prune import prune_scores
-from goldiprox.workflows.report import require_page
 from goldiprox.workflows.score import make_scores
 
-__all__ = ["diet", "prune", "report_diet", "score"]
+__all__ = ["diet", "prune", "score"]
 
 
 def score(
@@ -135,23 +133,4 @@ def diet(
         found = study(
             splits, settings, out, irreducible=il, execution=keeping.execution(shown, jobs)
         )
-    _show(found)
-    wrote(out / "report.html")
-
-
-def report_diet(out: Path, home: Path | None, overwrite: bool) -> bool:
-    """Make a pruning study's page again, in ``home`` if given; False where ``out`` is none."""
-    if not (out / "diet.json").exists():
-        return False
-    require_page(out, home or out, overwrite=overwrite)
-    page = write_diet_report(out, home)
-    _show(read_json(out / "diet.json"))
-    wrote(page)
-    return True
-
-
-def _show(found: dict[str, Any]) -> None:
-    terminal = console()
-    terminal.print(diet_table(found))
-    for line in reading_lines(found):
-        terminal.print(line, highlight=False)
+    show(PRUNING, found, out)

@@ -6,16 +6,15 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands.shared import Data, Keeping, Shown, splits_of, wrote
-from goldiprox.records.files import read_json
+from goldiprox.commands.shared import Data, Keeping, Shown, splits_of
+from goldiprox.commands.studies import show
 from goldiprox.records.mapped import open_table
-from goldiprox.studies.dynamics.page import reading_lines, write_dynamics_report
+from goldiprox.studies.dynamics.page import DYNAMICS
 from goldiprox.studies.dynamics.settings import DynamicsConfig
 from goldiprox.studies.dynamics.study import dynamics
 from goldiprox.workflows.outputs import require_writable
-from goldiprox.workflows.report import require_page
 
-__all__ = ["report_dynamics", "watch"]
+__all__ = ["watch"]
 
 
 def watch(
@@ -48,16 +47,4 @@ def watch(
             scores=None if scores is None else open_table(scores),
             execution=keeping.execution(shown),
         )
-    print("\n".join(reading_lines(summary)))
-    wrote(out / "report.html")
-
-
-def report_dynamics(out: Path, home: Path | None, overwrite: bool) -> bool:
-    """Make a dynamics study's page again, in ``home`` if given; False where ``out`` is none."""
-    if not (out / "dynamics.json").exists():
-        return False
-    require_page(out, home or out, overwrite=overwrite)
-    page = write_dynamics_report(out, home)
-    print("\n".join(reading_lines(read_json(out / "dynamics.json"))))
-    wrote(page)
-    return True
+    show(DYNAMICS, summary, out)

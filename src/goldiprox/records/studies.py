@@ -16,7 +16,7 @@ from goldiprox.records.files import read_json, write_json
 from goldiprox.records.owner import writing
 from goldiprox.schema import CheckpointError
 
-__all__ = ["MANIFEST", "open_study"]
+__all__ = ["MANIFEST", "is_study", "open_study"]
 
 MANIFEST = "manifest.json"
 
@@ -57,3 +57,8 @@ def open_study(
             note = {"settings": wanted, "data": data, "command": command, "versions": versions()}
             write_json(file, note)
         yield
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a comparison's or a study's rather than one run's."""
+    return "settings" in (read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {})

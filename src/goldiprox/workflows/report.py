@@ -9,15 +9,13 @@ from typing import Any
 from goldiprox.analysis.compare import summarise
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.runs import RunFolder
+from goldiprox.records.studies import MANIFEST, is_study
 from goldiprox.report.html import write_report
 from goldiprox.schema import ConfigError
 from goldiprox.workflows.arms import GOLDIPROX
 from goldiprox.workflows.outputs import is_page, require_output, require_writable
 
 __all__ = ["report_runs", "require_folders", "require_page"]
-
-STUDIES = ("diet.json", "dynamics.json", "cells", "runs")
-"""What an output folder holds that is not one run's."""
 
 
 def report_runs(
@@ -49,12 +47,7 @@ def report_runs(
     target = None
     folders = [RunFolder(path) for path in paths]
     if len(paths) == 1 and (home / "runs").is_dir():
-        settings = read_json(home / "manifest.json")["settings"]
-        if "compare" not in settings:
-            raise ConfigError(
-                f"{home} holds a study of another kind that is not finished; go on with the "
-                "command that began it"
-            )
+        settings = read_json(home / MANIFEST, {"settings": {"compare": dict}})["settings"]
         target = settings["compare"]["target"]
         folders = [RunFolder(p) for p in sorted((home / "runs").iterdir()) if p.is_dir()]
         order = [*settings["compare"]["methods"], GOLDIPROX]
@@ -88,11 +81,10 @@ def require_folders(paths: Sequence[Path]) -> None:
                 f"{path} {what}; report takes run folders, or the output folder of compare, "
                 "dynamics or diet"
             )
-        study = next((name for name in STUDIES if (path / name).exists()), None)
-        if study is not None and len(paths) > 1:
+        if len(paths) > 1 and is_study(path):
             raise ConfigError(
-                f"{path} is no run but the output folder of a whole study ({study}); report it by "
-                "itself, or name the folders of its runs"
+                f"{path} is no run but the output folder of a whole study; report it by itself, or "
+                "name the folders of its runs"
             )
 
 

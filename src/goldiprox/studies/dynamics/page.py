@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from goldiprox.records.files import read_json, whole_file
-from goldiprox.report.html import flat_settings, page_environment
+from goldiprox.records.files import read_json
+from goldiprox.records.studies import MANIFEST
+from goldiprox.studies.base import Judged, Study, write_page
 from goldiprox.studies.dynamics.figures import (
     SET_LOOKS,
     barrier_figure,
@@ -14,62 +15,50 @@ from goldiprox.studies.dynamics.figures import (
     velocity_figure,
 )
 
-__all__ = ["reading_lines", "write_dynamics_report"]
+__all__ = ["DYNAMICS", "write_dynamics_report"]
 
-BADGES = {True: ("paid", "✓", "seen"), False: ("unpaid", "✗", "not seen")}
-UNDECIDED = ("undecided", "?", "undecided")
+READINGS = Judged(key="seen", true="seen", false="not seen", between=". ")
 
 
-def write_dynamics_report(out: Path, home: Path | None = None) -> Path:
+def write_dynamics_report(out: Path, home: Path) -> dict[str, Any]:
     """Write ``report.html`` of a dynamics study.
 
     Args:
         out: holds ``dynamics.json`` and ``manifest.json``.
-        home: folder to write the page to; ``out`` unless given.
+        home: folder to write the page to.
 
     Returns:
-        The page's path.
+        What ``dynamics.json`` holds.
 
     Raises:
         CheckpointError: if a record is absent or damaged.
         GoldiproxError: if the page cannot be written.
     """
     summary: dict[str, Any] = read_json(out / "dynamics.json")
-    manifest: dict[str, Any] = read_json(out / "manifest.json")
-    text = (
-        page_environment(Path(__file__).parent)
-        .get_template("dynamics.html")
-        .render(
-            summary=summary,
-            seen=sum(bool(reading["seen"]) for reading in summary["readings"]),
-            undecided=sum(reading["seen"] is None for reading in summary["readings"]),
-            readings=[
-                {**reading, "badge": BADGES.get(reading["seen"], UNDECIDED)}
-                for reading in summary["readings"]
-            ],
-            velocity=[
-                (arm, velocity_figure(summary, arm, f"velocity-{arm['name']}"))
-                for arm in summary["arms"]
-            ],
-            barrier=barrier_figure(summary, "barrier"),
-            over_time=[
-                (label, barrier_over_time_figure(summary, name, f"barrier-{name}"))
-                for name, (_, _, label) in SET_LOOKS.items()
-            ],
-            settings=flat_settings(manifest["settings"]),
-            data=manifest["data"],
-            command=manifest["command"],
-        )
+    write_page(
+        out,
+        home,
+        Path(__file__).with_name("dynamics.html"),
+        summary=summary,
+        seen=sum(bool(reading["seen"]) for reading in summary["readings"]),
+        undecided=sum(reading["seen"] is None for reading in summary["readings"]),
+        readings=READINGS.badged(summary["readings"]),
+        velocity=[
+            (arm, velocity_figure(summary, arm, f"velocity-{arm['name']}"))
+            for arm in summary["arms"]
+        ],
+        barrier=barrier_figure(summary, "barrier"),
+        over_time=[
+            (label, barrier_over_time_figure(summary, name, f"barrier-{name}"))
+            for name, (_, _, label) in SET_LOOKS.items()
+        ],
+        data=read_json(out / MANIFEST)["data"],
     )
-    page = (home or out) / "report.html"
-    with whole_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return page
+    return summary
 
 
-def reading_lines(summary: dict[str, Any]) -> list[str]:
-    """The readings for a terminal, one line each."""
-    return [
-        f"{BADGES.get(reading['seen'], UNDECIDED)[1]} {reading['claim']}. {reading['sentence']}"
-        for reading in summary["readings"]
-    ]
+def _shown(summary: dict[str, Any]) -> list[str]:
+    return READINGS.lines(summary["readings"])
+
+
+DYNAMICS = Study(key="dynamics", record="dynamics.json", report=write_dynamics_report, shown=_shown)

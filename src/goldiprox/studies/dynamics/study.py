@@ -185,7 +185,7 @@ def _measure(study: _Study, given: dict[str, Table], starts: list[int]) -> dict[
     described = _described(study, tables, orders, starts, given)
     summary = summarise_dynamics(out, described)
     write_json(out / "dynamics.json", summary)
-    write_dynamics_report(out)
+    write_dynamics_report(out, out)
     return summary
 
 

@@ -14,9 +14,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from goldiprox.records.files import read_json, whole_file
+from goldiprox.records.files import read_json
 from goldiprox.report import formats
-from goldiprox.report.html import flat_settings, page_environment
+from goldiprox.studies.base import write_page
 from goldiprox.studies.grid.analysis import METRICS, by_name
 
 __all__ = ["grid_sentence", "grid_table", "write_grid_report"]
@@ -61,47 +61,35 @@ class Panel:
     rows: list[tuple[str, list[Box]]]
 
 
-def write_grid_report(out: Path, home: Path | None = None) -> Path:
+def write_grid_report(out: Path, home: Path) -> None:
     """Write ``report.html`` of a grid.
 
     Args:
         out: the grid's folder, holds ``manifest.json``.
-        home: folder that holds ``comparison.json`` and gets the page; ``out`` unless given.
-
-    Returns:
-        The page's path.
+        home: folder that holds ``comparison.json`` and gets the page.
 
     Raises:
-        CheckpointError: if ``comparison.json`` is absent or damaged.
+        CheckpointError: if a record is absent or damaged.
         GoldiproxError: if the page cannot be written.
     """
-    home = home or out
     found: Grid = read_json(home / "comparison.json")
-    manifest: dict[str, Any] = read_json(out / "manifest.json")
     grid = found["grid"]
     judged = [summary["method"] for summary in grid["summary"]]
-    text = (
-        page_environment(Path(__file__).parent)
-        .get_template("grid.html")
-        .render(
-            found=found,
-            grid=grid,
-            data=found["data"],
-            noise=found["data"]["label_noise"],
-            axes=grid["axes"],
-            failed=[cell for cell in grid["cells"] if cell["failed"] is not None],
-            answers=[(_answer(s), grid_sentence(s)) for s in grid["summary"]],
-            summaries=[(s["method"], _summary_rows(s)) for s in grid["summary"]],
-            panels=[(name, _panels(grid, name)) for name in judged],
-            rows=_rows(grid),
-            settings=flat_settings(manifest["settings"]),
-            command=manifest.get("command"),
-        )
+    write_page(
+        out,
+        home,
+        Path(__file__).with_name("grid.html"),
+        found=found,
+        grid=grid,
+        data=found["data"],
+        noise=found["data"]["label_noise"],
+        axes=grid["axes"],
+        failed=[cell for cell in grid["cells"] if cell["failed"] is not None],
+        answers=[(_answer(s), grid_sentence(s)) for s in grid["summary"]],
+        summaries=[(s["method"], _summary_rows(s)) for s in grid["summary"]],
+        panels=[(name, _panels(grid, name)) for name in judged],
+        rows=_rows(grid),
     )
-    page = home / "report.html"
-    with whole_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return page
 
 
 def _answer(summary: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
+
 from goldiprox.config import CompareConfig, IrreducibleConfig
 from goldiprox.data.splits import Splits
 from goldiprox.precompute.irreducible import require_fitting
@@ -15,8 +17,9 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.studies import open_study
 from goldiprox.records.tables import Table
 from goldiprox.schema import GoldiproxError
+from goldiprox.studies.base import Study
 from goldiprox.studies.grid.analysis import summarise_grid
-from goldiprox.studies.grid.page import write_grid_report
+from goldiprox.studies.grid.page import grid_sentence, grid_table, write_grid_report
 from goldiprox.studies.grid.settings import Cell, GridConfig, cells
 from goldiprox.training.optimization import resolve_device, resolved
 from goldiprox.training.task import Report
@@ -32,7 +35,7 @@ from goldiprox.workflows.parallel import Tell, cores, run_parallel
 from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.proxy import require_proxy
 
-__all__ = ["compare_grid", "grid_of"]
+__all__ = ["GRID", "compare_grid", "grid_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,19 +128,19 @@ def compare_grid(
             if error is not None:
                 failed[found[number].name] = error
         write_json(out / "failed.json", failed)
-        return grid_of(out)
+        return grid_of(out, out)
 
 
 MANIFEST = {"settings": {"compare": {"methods": [str]}, "grid": {str: list}}, "data": dict}
 """What the manifest of a grid holds, as far as it is read back."""
 
 
-def grid_of(out: Path, page: Path | None = None) -> dict[str, Any]:
+def grid_of(out: Path, home: Path) -> dict[str, Any]:
     """Summarise the cells of a grid's folder; write ``comparison.json`` and the page.
 
     Args:
         out: the grid's folder.
-        page: folder to write both to; the grid's own unless given.
+        home: folder to write both to.
 
     Returns:
         What ``comparison.json`` holds.
@@ -183,9 +186,16 @@ def grid_of(out: Path, page: Path | None = None) -> dict[str, Any]:
             }
         )
     comparison = summarise_grid(summaries, grid.axes, settings, manifest["data"])
-    write_json((page or out) / "comparison.json", comparison)
-    write_grid_report(out, page)
+    write_json(home / "comparison.json", comparison)
+    write_grid_report(out, home)
     return comparison
+
+
+def _shown(comparison: dict[str, Any]) -> list[RenderableType]:
+    return [grid_table(comparison), *map(grid_sentence, comparison["grid"]["summary"])]
+
+
+GRID = Study(key="grid", record="cells", report=grid_of, shown=_shown)
 
 
 def _processes(grid: GridConfig, config: CompareConfig, found: Sequence[Cell]) -> int:

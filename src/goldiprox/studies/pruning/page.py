@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table
 
 from goldiprox.records.examples import read_examples
-from goldiprox.records.files import read_json, whole_file
+from goldiprox.records.files import read_json
 from goldiprox.report import formats
-from goldiprox.report.html import flat_settings, page_environment
 from goldiprox.report.pictures import picture
+from goldiprox.studies.base import Judged, Study, write_page
 from goldiprox.studies.pruning.figures import (
     detection_figure,
     histogram_figure,
@@ -21,59 +22,46 @@ from goldiprox.studies.pruning.figures import (
     window_figure,
 )
 
-__all__ = ["diet_table", "reading_lines", "write_diet_report"]
+__all__ = ["PRUNING", "diet_table", "write_diet_report"]
 
-BADGES = {True: ("paid", "✓", "holds"), False: ("unpaid", "✗", "does not")}
-UNDECIDED = ("undecided", "?", "undecided")
-MARKS = {True: "✓", False: "✗", None: "?"}
+READINGS = Judged(key="holds", true="holds", false="does not", between=": ")
 
 
-def write_diet_report(out: Path, home: Path | None = None) -> Path:
+def write_diet_report(out: Path, home: Path) -> dict[str, Any]:
     """Write ``report.html`` of a pruning study.
 
     Args:
         out: holds ``diet.json``, ``manifest.json`` and ``examples.parquet``.
-        home: folder to write the page to; ``out`` unless given.
+        home: folder to write the page to.
 
     Returns:
-        The page's path.
+        What ``diet.json`` holds.
 
     Raises:
         CheckpointError: if a record is absent or damaged.
         GoldiproxError: if the page cannot be written.
     """
     diet: dict[str, Any] = read_json(out / "diet.json")
-    manifest: dict[str, Any] = read_json(out / "manifest.json")
-    rows = read_examples(out / "examples.parquet")
     noise = diet["noise"]
-    text = (
-        page_environment(Path(__file__).parent)
-        .get_template("pruning.html")
-        .render(
-            diet=diet,
-            readings=[
-                {**reading, "badge": BADGES.get(reading["holds"], UNDECIDED)}
-                for reading in diet["readings"]
-            ],
-            columns=[_whole(share) for share in _shares(diet)],
-            arms=_arms(diet),
-            pruning=pruning_figure(diet, "pruning"),
-            windows=window_figure(diet, "windows"),
-            histogram=None if noise is None else histogram_figure(diet, "histogram"),
-            detection=None if noise is None else detection_figure(diet, "detection"),
-            classes=_classes(rows),
-            spread=formats.accuracy_spread,
-            accuracy=formats.accuracy,
-            correlation=_correlation,
-            whole=_whole,
-            settings=flat_settings(manifest["settings"]),
-            command=manifest["command"],
-        )
+    write_page(
+        out,
+        home,
+        Path(__file__).with_name("pruning.html"),
+        diet=diet,
+        readings=READINGS.badged(diet["readings"]),
+        columns=[_whole(share) for share in _shares(diet)],
+        arms=_arms(diet),
+        pruning=pruning_figure(diet, "pruning"),
+        windows=window_figure(diet, "windows"),
+        histogram=None if noise is None else histogram_figure(diet, "histogram"),
+        detection=None if noise is None else detection_figure(diet, "detection"),
+        classes=_classes(read_examples(out / "examples.parquet")),
+        spread=formats.accuracy_spread,
+        accuracy=formats.accuracy,
+        correlation=_correlation,
+        whole=_whole,
     )
-    page = (home or out) / "report.html"
-    with whole_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return page
+    return diet
 
 
 def _shares(diet: dict[str, Any]) -> list[float]:
@@ -153,6 +141,8 @@ def diet_table(diet: dict[str, Any]) -> Table:
     return table
 
 
-def reading_lines(diet: dict[str, Any]) -> list[str]:
-    """What the study says to each claim, with a mark in front: holds, does not, undecided."""
-    return [f"{MARKS[r['holds']]} {r['claim']}: {r['sentence']}" for r in diet["readings"]]
+def _shown(diet: dict[str, Any]) -> list[RenderableType]:
+    return [diet_table(diet), *READINGS.lines(diet["readings"])]
+
+
+PRUNING = Study(key="diet", record="diet.json", report=write_diet_report, shown=_shown)

@@ -174,7 +174,7 @@ def _study(
     found["readings"] = readings(found)
     write_json(out / "diet.json", found)
     collect_extremes(splits, table, by, out / "examples.parquet")
-    write_diet_report(out)
+    write_diet_report(out, out)
     return found
 
 
