@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 
 import numpy as np
@@ -23,9 +24,12 @@ from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import Evidence
 from goldiprox.training.task import Task
 
-torch.set_num_threads(
-    1
-)  # tiny tensors: a second thread costs more than it brings, above all under -n
+# Tiny tensors: a second thread costs more than it brings, above all under -n. Programs that tests
+# start have as many: on some processors the last digits depend on it.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+# Read when the hub's library is imported: without it a test waits a minute for an absent network.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def images_and_labels(count, shape, classes, seed):

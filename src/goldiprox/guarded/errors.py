@@ -97,7 +97,7 @@ _WRITE_REMEDIES = {
     errno.EROFS: "The file system is mounted read-only: choose another --out",
     errno.EISDIR: "There is a folder of that name: choose another one",
     errno.ENAMETOOLONG: "Choose a shorter name",
-    errno.EFBIG: "The file system or a limit (ulimit -f) takes no file of that size",
+    errno.EFBIG: "The file system or a limit (ulimit -f) takes no file of that size: choose another --out",
     errno.EIO: "The disk is failing: choose another one",
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n)",
 }
