@@ -76,7 +76,15 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"goldiprox.{_HOMES[name]}"), name)
+    try:
+        value = getattr(import_module(f"goldiprox.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from goldiprox.extras import advice
+
+        line = advice(f"goldiprox.{name}", error)
+        if line is None:
+            raise
+        raise ModuleNotFoundError(line, name=error.name) from error
     globals()[name] = value
     return value
 

@@ -26,6 +26,17 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from goldiprox.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GoldiproxError,
+    MissingEvidence,
+    NonFinite,
+    SequenceError,
+    TableError,
+)
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -43,14 +54,6 @@ __all__ = [
 ]
 
 
-class GoldiproxError(Exception):
-    """An error for the user: one line that names the value, the place and the remedy."""
-
-
-class ConfigError(GoldiproxError):
-    """A setting is impossible, or settings do not go together."""
-
-
 LARGEST_SEED = 2**63 - 2**32
 """Above it, a seed with a replica's number added may no longer fit into 64 bits. Derived seeds lie
 below it but for one in two thousand million."""
@@ -64,30 +67,6 @@ def require_seed(flag: str, seed: int) -> None:
     """
     if not 0 <= seed <= LARGEST_SEED:
         raise ConfigError(f"{flag} is {seed}; give a whole number from 0 to {LARGEST_SEED}")
-
-
-class DataError(GoldiproxError):
-    """A data set is absent, damaged or of the wrong form."""
-
-
-class TableError(GoldiproxError):
-    """A score table does not fit what it is asked for: other data, other labels, ids missing."""
-
-
-class SequenceError(GoldiproxError):
-    """A recorded sequence is damaged, or does not fit the data or the step it is replayed on."""
-
-
-class CheckpointError(GoldiproxError):
-    """A checkpoint or run folder is damaged or belongs to another configuration."""
-
-
-class MissingEvidence(GoldiproxError):  # noqa: N818 - the name is part of the published contract
-    """A score function was asked to work without evidence that it needs."""
-
-
-class NonFinite(GoldiproxError):  # noqa: N818 - the name is part of the published contract
-    """A score or a loss is NaN or infinite; the message names the ids."""
 
 
 SPARSE = 64

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from goldiprox.cli import _require_effect, _TrainSettings
+from goldiprox.commands.train import _TrainSettings, require_effect
 from goldiprox.config import IrreducibleConfig, TrainConfig
 from goldiprox.schema import ConfigError
 
@@ -37,12 +37,12 @@ def test_a_line_of_compare_is_no_method_of_train(name):
 def test_options_that_nothing_uses_are_refused(settings, il, irreducible, replay, says):
     given = [None if name is None else Path(name) for name in (irreducible, replay)]
     with pytest.raises(ConfigError) as caught:
-        _require_effect(TrainConfig(method=settings), IrreducibleConfig(**il), *given)
+        require_effect(TrainConfig(method=settings), IrreducibleConfig(**il), *given)
     assert says in str(caught.value)
 
 
 def test_options_that_are_used_are_accepted():
     rho = TrainConfig(method="rho-loss")
-    _require_effect(rho, IrreducibleConfig(epochs=3), None, None)
-    _require_effect(rho, IrreducibleConfig(), Path("il.parquet"), None)
-    _require_effect(TrainConfig(method="uniform"), IrreducibleConfig(), None, Path("s.parquet"))
+    require_effect(rho, IrreducibleConfig(epochs=3), None, None)
+    require_effect(rho, IrreducibleConfig(), Path("il.parquet"), None)
+    require_effect(TrainConfig(method="uniform"), IrreducibleConfig(), None, Path("s.parquet"))

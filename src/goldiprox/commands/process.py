@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import runpy
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import torch
-
-from goldiprox.schema import ConfigError
+from goldiprox.errors import ConfigError
 from goldiprox.version import __version__
 
 __all__ = [
@@ -36,9 +36,12 @@ LAUNCHERS = {
 
 def version_line() -> str:
     """Versions that a bug report needs, in one line."""
-    return (
-        f"goldiprox {__version__} (torch {torch.__version__}, Python {platform.python_version()})"
-    )
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        torch = "absent"
+    else:  # its own file of versions, since importing all of torch takes seconds
+        torch = runpy.run_path(str(Path(found.origin).with_name("version.py")))["__version__"]
+    return f"goldiprox {__version__} (torch {torch}, Python {platform.python_version()})"
 
 
 def end_quietly_on_signals() -> None:
