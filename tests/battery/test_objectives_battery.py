@@ -13,6 +13,7 @@ from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import pools
 from goldiprox.training.step import Chooser
+from objective_cases import cases
 
 VARIANTS = ["loss@gumbel=0.5", "rho-loss@boltzmann=2", "grad-norm-bound@stratified=4",
             "uniform@class-balanced", "loss@filtered"]  # fmt: skip
@@ -24,38 +25,35 @@ PAIRS = [
     for trained_for in OBJECTIVES
     if OBJECTIVES[trained_for].has_classes or not ENTRIES[name].needs_classes
 ]
-B, C, D, L, V = 31, 3, 6, 5, 8
+CASES = cases()
+B, D = 31, 6
 IDS = torch.randperm(10 * B, generator=stream(0))[:B]
 
 
 class Net(nn.Module):
     """A small model with everything that scoring has to leave alone."""
 
-    def __init__(self, outputs, *, tokens=False):
+    def __init__(self, outputs, *, tokens=None):
         super().__init__()
         torch.manual_seed(0)
-        self.first = nn.Embedding(V, D) if tokens else nn.Identity()
+        self.first = nn.Embedding(tokens, D) if tokens else nn.Identity()
         self.body = nn.Sequential(nn.Linear(D, 10), nn.Tanh(), nn.Dropout(0.3))
-        self.head = nn.Linear(10, outputs)
+        self.head = nn.Linear(10, outputs or 1)
+        self.flat = outputs is None
 
     def forward(self, x):
-        return self.head(self.body(self.first(x)))
+        found = self.head(self.body(self.first(x)))
+        return found.squeeze(1) if self.flat else found
 
 
 def case(trained_for):
     """A model and a pool for an objective."""
-    draw = stream(3)
-    vectors = torch.randn(B, D, generator=draw)
-    if trained_for == "language-model":
-        tokens = torch.randint(0, V, (B, L), generator=draw)
-        labels = tokens.masked_fill(torch.rand(B, L, generator=draw) < 0.3, -100)
-        labels[:, 2] = 1
-        return Net(V, tokens=True), (IDS, tokens, labels)
-    if trained_for == "multilabel":
-        return Net(C), (IDS, vectors, (torch.randn(B, C, generator=draw) > 0).float())
-    if trained_for == "classification":
-        return Net(C), (IDS, vectors, torch.randint(0, C, (B,), generator=draw))
-    return Net(2), (IDS, vectors, 2 * torch.randn(B, 2, generator=draw))
+    entry, known = OBJECTIVES[trained_for], CASES[trained_for]
+    targets, width = known.TARGETS[:B], known.OUTPUT.shape[-1]
+    if entry.per_token:
+        return Net(width, tokens=width), (IDS, targets.clamp(min=0), targets)
+    outputs = width if known.OUTPUT.dim() > 1 else None
+    return Net(outputs), (IDS, torch.randn(B, D, generator=stream(3)), targets)
 
 
 @pytest.fixture

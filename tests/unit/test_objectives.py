@@ -37,33 +37,13 @@ from goldiprox.schema import ConfigError, DataError, NonFinite, TableError
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.training.step import Chooser
+from objective_cases import IDS, B, C, cases, drawn
+from objective_cases.language_model import L, V, token_labels
 
-B, C, D, L, V = 40, 3, 5, 6, 11
-IDS = torch.randperm(400, generator=stream(0))[:B]
-
-
-def drawn(*shape, seed=1):
-    return torch.randn(*shape, generator=stream(seed))
-
-
-def token_labels():
-    labels = torch.randint(0, V, (B, L), generator=stream(2))
-    labels[torch.rand(B, L, generator=stream(3)) < 0.3] = -100
-    labels[:, 2] = 4  # so that every text has a token that counts
-    return labels
-
-
-OUTPUTS = {
-    "classification": (drawn(B, C), torch.randint(0, C, (B,), generator=stream(4))),
-    "multilabel": (drawn(B, C), (drawn(B, C, seed=5) > 0).float()),
-    "regression": (3 * drawn(B, 2), 2 * drawn(B, 2, seed=6)),
-    "regression-absolute": (3 * drawn(B), 2 * drawn(B, seed=6)),
-    "regression-huber": (3 * drawn(B, 1), 2 * drawn(B, seed=6)),
-    "language-model": (drawn(B, L, V), token_labels()),
-}
-"""An output and fitting targets of each built-in objective."""
-
-NAMES = list(OUTPUTS)
+D = 5
+CASES = cases()
+OUTPUTS = {name: (case.OUTPUT, case.TARGETS) for name, case in CASES.items()}
+NAMES = list(CASES)
 
 
 def batch_of(name):
@@ -72,27 +52,8 @@ def batch_of(name):
 
 def plain_losses(name, output, targets):
     """A Python loop over the examples, in float64."""
-    found = []
-    for z, t in zip(output.double().tolist(), targets.tolist(), strict=True):
-        if name == "classification":
-            found.append(math.log(sum(map(math.exp, z))) - z[t])
-        elif name == "multilabel":
-            p = [1 / (1 + math.exp(-v)) for v in z]
-            terms = [-math.log(q if y else 1 - q) for q, y in zip(p, t, strict=True)]
-            found.append(sum(terms) / len(terms))
-        elif name == "language-model":
-            pairs = [(z[i], t[i + 1]) for i in range(L - 1) if t[i + 1] != -100]
-            terms = [math.log(sum(map(math.exp, row))) - row[y] for row, y in pairs]
-            found.append(sum(terms) / len(terms))
-        else:
-            errors = np.abs(np.ravel(z) - np.ravel(t))
-            loss = {
-                "regression": errors**2,
-                "regression-absolute": errors,
-                "regression-huber": np.where(errors < 1, errors**2 / 2, errors - 0.5),
-            }[name]
-            found.append(float(loss.mean()))
-    return torch.tensor(found, dtype=torch.float64)
+    pairs = zip(output.double().tolist(), targets.tolist(), strict=True)
+    return torch.tensor([CASES[name].loss_of(z, t) for z, t in pairs], dtype=torch.float64)
 
 
 def test_every_built_in_objective_is_tried_here():
@@ -332,10 +293,8 @@ def test_labels_that_a_collate_function_left_as_they_were():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_to_choose_from_is_no_error(name):
-    shapes = {"regression": (2,), "regression-huber": (1,), "regression-absolute": ()}
-    shape = shapes.get(name, (C,))
-    targets = OUTPUTS[name][1][:0]
-    model = Head(L, V) if name == "language-model" else Head(*shape)
+    output, targets = (values[:0] for values in OUTPUTS[name])
+    model = Head(*output.shape[1:])
     batch = (IDS[:0], INPUTS[:0], targets)
     for by in ("loss", "grad-norm-bound", "grad-norm-last-layer"):
         assert len(Chooser(model, by, objective=name)(batch).selection) == 0
