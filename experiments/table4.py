@@ -81,7 +81,7 @@ def main() -> None:
     )
     splits = make_splits(load(given.dataset), data)
     command = f"python experiments/table4.py --out {given.out}"
-    found = over_time(compare(splits, config, given.out, command=command))
+    found = over_time(compare(splits, config, given.out, command=command).to_json())
     write_json(given.out / "table4.json", found)
     print(f"wrong labels in the data: {found['share_corrupted_in_data']:.1%}")
     for kind in METHODS:

@@ -12,7 +12,8 @@ import re
 import sys
 from pathlib import Path
 
-from goldiprox.report.figures import chosen_figure, known_qualities, quality_figure
+from goldiprox.analysis.comparison import Comparison
+from goldiprox.report.figures import chosen_figure, quality_figure
 from rendering import RENDERERS, accuracy, render
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,14 +69,14 @@ def keep(out: Path, name: str) -> None:
             del entry["curve"]  # long, and not shown
     (target / file).write_text(json.dumps(found, indent=1) + "\n")
     if "methods" in found and found["protocol"] == "paper":
-        figure = quality_figure(found, "accuracy", "step", "training steps", "{:,.0f}".format)
-        (target / "accuracy.svg").write_text(_standalone(figure), encoding="utf-8")
-        if "matthews" in known_qualities(found):
+        comparison = Comparison.from_json(found)
+        for metric in (None, *comparison.other_metrics()):
+            name = (metric or comparison.metric).name
             figure = quality_figure(
-                found, "matthews", "step", "training steps", "{:,.0f}".format, "matthews"
+                comparison, name, "step", "training steps", "{:,.0f}".format, metric
             )
-            (target / "matthews.svg").write_text(_standalone(figure), encoding="utf-8")
-        figure = chosen_figure(found, "chosen", "corrupted", "wrongly labelled")
+            (target / f"{name}.svg").write_text(_standalone(figure), encoding="utf-8")
+        figure = chosen_figure(comparison, "chosen", "corrupted", "wrongly labelled")
         (target / "chosen.svg").write_text(_standalone(figure), encoding="utf-8")
     manifest = out / "manifest.json"  # an experiment's own files have none
     kept = json.loads(manifest.read_text())["command"] if manifest.exists() else COMMANDS[file]

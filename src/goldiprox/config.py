@@ -429,7 +429,8 @@ class CompareConfig(LearnerConfig):
     chose, the target trains on them without scoring anything. The proxy's run is charged to it."""
 
     target: float | None = None
-    """Accuracy to be reached, 0 to 1; unless given, the best mean accuracy of uniform."""
+    """Value of the objective's headline metric to be reached, in its unit (an accuracy from 0 to 1,
+    an RMSE in the target's unit); unless given, the best of uniform's mean curve."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -455,8 +456,8 @@ class CompareConfig(LearnerConfig):
             raise ConfigError(
                 "--batch takes a list under --protocol budget only; under paper give one number"
             )
-        if self.target is not None and not 0 < self.target <= 1:
-            raise ConfigError(f"--target is {self.target}; it is an accuracy between 0 and 1")
+        if self.target is not None and not math.isfinite(self.target):
+            raise ConfigError(f"--target is {self.target}; give a number")
 
     def run(self, method_name: str, batch: int, seed: int) -> TrainConfig:
         """Settings of one run of the comparison."""

@@ -267,7 +267,8 @@ class Recorder:
             result={
                 "steps": self.steps,
                 "examples": self._trained,
-                "metric": headline.name,
+                "metric": asdict(headline),
+                "metrics": [asdict(metric) for metric in self._objective.metrics],
                 "final": values[-1],
                 "best": headline.best(values),
                 **_accuracies(self._evaluations),

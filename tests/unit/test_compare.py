@@ -4,13 +4,19 @@ Every run here has pools of 40 and batches of 4; evaluations at steps 10, 20, 30
 step costs 2 seconds and 100 FLOPs, scoring (where there is any) 1 second and 50 FLOPs.
 """
 
+import json
 import statistics
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
-from goldiprox.analysis.compare import summarise
+from goldiprox.analysis import compare as analysis
+from goldiprox.analysis.comparison import Comparison
+from goldiprox.analysis.verdict import verdicts
 from goldiprox.config import TrainConfig
+from goldiprox.objectives import ACCURACY, Metric
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Cost, Ledger
 from goldiprox.records.runs import RunFolder
@@ -61,6 +67,8 @@ def write_run(tmp_path):
         data=DATA,
         every=10,
         proxy=None,
+        model="mlp",
+        metric=None,
     ):
         scored = arm in ("loss", "rho-loss")
         method = "uniform" if arm == "uniform-full" else arm
@@ -69,13 +77,21 @@ def write_run(tmp_path):
             {
                 "arm": arm,
                 "protocol": protocol,
-                "config": {"train": {"method": method, "seed": seed, "batch": batch, "pool": None}},
+                "config": {
+                    "train": {
+                        "method": method,
+                        "seed": seed,
+                        "batch": batch,
+                        "pool": None,
+                        "model": model,
+                    }
+                },
                 "config_hash": f"{arm} {batch} {seed} {data['fingerprint']}",
                 "data": data,
                 "irreducible": IRREDUCIBLE if arm in CHARGED else None,
                 "proxy": proxy,
                 "reference": reference,
-                "model": {"name": "mlp", "parameters": 5},
+                "model": {"name": model, "parameters": 5},
             }
         )
         intervals = len(accuracies)
@@ -106,8 +122,9 @@ def write_run(tmp_path):
                 "step": step,
                 "epoch": step / 20,
                 "examples": step * batch,
-                "accuracy": accuracy,
-                "loss": 1 - accuracy,
+                "accuracy": accuracy if metric is None else None,
+                "loss": 1 - accuracy if metric is None else None,
+                "metrics": {} if metric is None else {metric.name: accuracy, "r2": -accuracy},
                 "seconds": step * per_step[0],
                 "flops": step * per_step[1],
             }
@@ -128,7 +145,9 @@ def write_run(tmp_path):
             evaluations=evaluations,
             ledger=ledger.to_json(),
             weights={"w": torch.ones(1)},
-            result={"final_accuracy": accuracies[-1]},
+            result={"steps": last, "final_accuracy": accuracies[-1]}
+            if metric is None
+            else {"steps": last, "metric": asdict(metric), "metrics": described(metric)},
         )
         return folder
 
@@ -148,6 +167,16 @@ def paper(write_run):
         write_run("rho-loss", 1, [0.5, 0.7, 0.84, 0.88], correct=[0, 1, 2, 2]),
         write_run("loss", 1, [0.3, 0.4, 0.79, 0.6], corrupted=[4, 4, 4, 2]),
     ]  # fmt: skip
+
+
+def described(metric):
+    """All that a run's objective reports: the metric and R²."""
+    return [asdict(metric), {"name": "r2", "title": "R²", "higher_is_better": True, "unit": ""}]
+
+
+def summarise(folders, settings, **given):
+    """What ``comparison.json`` holds, as a dictionary."""
+    return analysis.summarise(folders, settings, **given).to_json()
 
 
 def by_name(comparison):
@@ -217,6 +246,7 @@ def test_a_target_is_reached_between_two_evaluations(paper):
     # At 80 s, where uniform ends: rho-loss has paid 70 s at step 20, and stands at 0.75.
     assert entries["rho-loss"]["at_equal_cost"] == {
         "cost": "seconds_charged", "at": 80.0, "accuracy": pytest.approx(0.75),
+        "value": pytest.approx(0.75),
         "uniform": pytest.approx(0.78), "ahead": None,
     }  # fmt: skip
 
@@ -233,22 +263,15 @@ def test_a_lead_at_equal_cost_is_never_called_a_loss_by_a_coarse_curve(write_run
     runs = [write_run("uniform", 0, [0.60, 0.60]), write_run("loss", 0, [0.73, 0.74])]
     [verdict] = summarise(runs, SETTINGS)["verdicts"]
     assert verdict["paid"] is None
-    assert "too coarse to tell" in verdict["sentence"]
+    assert "was evaluated too rarely to tell whether it paid" in verdict["sentence"]
     assert "--evaluate-every" in verdict["sentence"]
     said = verdict["sentence"].replace("\N{NO-BREAK SPACE}", " ")
     assert "After the same 40 seconds, everything charged, loss stood at 73.0 % and uniform" in said
 
 
-def test_two_models_are_two_lines_and_no_baseline(write_run, tmp_path):
+def test_two_models_are_two_lines_and_no_baseline(write_run):
     runs = [write_run("uniform", 0, [0.5, 0.6]), write_run("loss", 0, [0.5, 0.7])]
-    other = write_run("uniform", 1, [0.7, 0.8])
-    manifest = read_json(other.path / "manifest.json")
-    manifest["config"]["train"]["model"] = manifest["model"]["name"] = "big"
-    write_json(other.path / "manifest.json", manifest)
-    for folder in runs:
-        manifest = read_json(folder.path / "manifest.json")
-        manifest["config"]["train"]["model"] = "mlp"
-        write_json(folder.path / "manifest.json", manifest)
+    other = write_run("uniform", 1, [0.7, 0.8], model="big")
     comparison = summarise([*runs, other], SETTINGS)
     names = ["uniform (model mlp)", "uniform (model big)", "loss (model mlp)"]
     assert [entry["method"] for entry in comparison["methods"]] == names
@@ -528,7 +551,7 @@ def test_a_comparison_says_what_the_proxy_was(proxied):
     }  # fmt: skip
     assert summarise(proxied[:2], {})["proxy"] is None
     # Within its first 10 steps, after the table: from 8 x fewer seconds than uniform to far more.
-    assert "too coarse to tell" in verdict_of(comparison, "goldiprox")["sentence"]
+    assert "evaluated too rarely" in verdict_of(comparison, "goldiprox")["sentence"]
 
 
 def verdict_of(comparison, name):
@@ -572,3 +595,124 @@ def test_of_several_batch_sizes_the_proxy_that_is_shown_is_described(write_run):
 def test_evaluations_are_more_frequent_where_that_is_cheap(batch, pool, examples, evaluated, steps):
     run = TrainConfig(method="uniform", batch=batch, pool=pool)
     assert evaluation_interval(run, examples, evaluated) == steps
+
+
+RMSE = Metric(name="rmse", title="RMSE", higher_is_better=False, unit="target")
+
+
+@pytest.fixture
+def errors(write_run):
+    """The lower the better: uniform at best 55, rho-loss there in half of the steps."""
+    return [
+        write_run("uniform", 0, [80.0, 60.0, 57.0, 56.0], metric=RMSE),
+        write_run("uniform", 1, [80.0, 62.0, 53.0, 56.0], metric=RMSE),
+        write_run("rho-loss", 0, [70.0, 54.0, 50.0, 52.0], metric=RMSE),
+        write_run("rho-loss", 1, [70.0, 53.0, 51.0, 52.0], metric=RMSE),
+        write_run("loss", 0, [90.0, 85.0, 80.0, 80.0], metric=RMSE),
+        write_run("loss", 1, [90.0, 85.0, 80.0, 81.0], metric=RMSE),
+    ]
+
+
+def test_a_metric_that_is_better_lower_is_reached_from_above(errors):
+    comparison = summarise(errors, SETTINGS)
+    assert comparison["metric"] == asdict(RMSE)
+    assert comparison["target"] == comparison["target_rmse"] == 55.0
+    assert "target_accuracy" not in comparison
+    entries = by_name(comparison)
+    assert entries["uniform"]["steps_to_target"]["values"] == [None, 30.0]
+    assert entries["uniform"]["steps_to_target"]["mean_curve"] == 30.0
+    assert entries["rho-loss"]["steps_to_target"]["values"] == [20.0, 20.0]
+    assert entries["rho-loss"]["speedup_over_uniform"]["steps"] == 1.5
+    assert entries["loss"]["steps_to_target"]["reached"] == 0
+    assert entries["rho-loss"]["final"]["mean"] == 52.0
+    assert entries["rho-loss"]["best"]["values"] == [50.0, 51.0]
+    assert entries["rho-loss"]["final_rmse"] == entries["rho-loss"]["final"]
+    assert entries["rho-loss"]["best_r2"]["values"] == [-50.0, -51.0]
+    assert entries["rho-loss"]["curve"][1]["value"]["mean"] == 53.5
+    assert entries["rho-loss"]["curve"][1]["rmse"]["values"] == [54.0, 53.0]
+    assert entries["rho-loss"]["curve"][1]["loss"] is None
+    assert comparison["weakest_final"] == 80.5
+    same = entries["rho-loss"]["at_equal_cost"]
+    assert (same["value"], same["uniform"], same["ahead"]) == (53.5, 56.0, True)
+
+
+def test_verdicts_on_a_metric_that_is_better_lower(errors):
+    comparison = summarise(errors, SETTINGS)
+    said = {
+        verdict["method"]: verdict["sentence"].replace("\N{NO-BREAK SPACE}", " ")
+        for verdict in comparison["verdicts"]
+    }
+    assert "it reached RMSE 55.00 in 1.5× fewer steps than uniform" in said["rho-loss"]
+    assert "rho-loss stood at RMSE 53.50 and uniform at RMSE 56.00" in said["rho-loss"]
+    assert said["loss"].startswith("loss did not pay: at best RMSE 80.00 on average, it does not")
+    assert verdict_of(comparison, "loss")["paid"] is False
+
+
+def test_of_several_batch_sizes_the_lowest_error_is_shown_and_judged(write_run):
+    def run(arm, seed, values, batch):
+        return write_run(arm, seed, values, batch=batch, protocol="budget", metric=RMSE,
+                         reference=reference(2.0))  # fmt: skip
+
+    runs = [
+        *(run("uniform", seed, [60.0, 58.0 + seed], 4) for seed in (0, 1)),
+        *(run("uniform", seed, [60.0, 55.0 + seed], 8) for seed in (0, 1)),
+        *(run("rho-loss", seed, [60.0, 50.0 + seed], 4) for seed in (0, 1)),
+    ]
+    comparison = summarise(runs, SETTINGS)
+    uniform = by_name(comparison)["uniform"]
+    assert uniform["batch"] == 8
+    assert uniform["final_rmse_by_batch"]["4"]["mean"] == 58.5
+    verdict = verdict_of(comparison, "rho-loss")
+    assert verdict["paid"] is True
+    assert "ended at RMSE\N{NO-BREAK SPACE}50.50" in verdict["sentence"]
+
+
+def test_runs_judged_by_different_metrics_are_refused(write_run):
+    runs = [write_run("uniform", 0, [0.5]), write_run("loss", 0, [50.0], metric=RMSE)]
+    with pytest.raises(ConfigError, match=r"different metrics: accuracy in .* and RMSE in"):
+        summarise(runs, SETTINGS)
+
+
+@pytest.mark.parametrize("value, text", [
+    (57.3124, "57.31"), (0.45124, "0.4512"), (152340.0, "152,340"), (0.0, "0.000"),
+    (1.2e-5, "1.200e-05"), (-3.2, "-3.200"),
+])  # fmt: skip
+def test_numbers_have_four_digits_and_shares_are_percent(value, text):
+    assert RMSE.number(value) == text
+    assert RMSE.number_spread(57.3124, 1.25) == "57.31 ± 1.25"
+    assert ACCURACY.number_spread(0.5731, 0.012) == "57.3 ± 1.2"
+    assert ACCURACY.written(0.5731) == "57.3%"
+
+
+KEPT = sorted(Path(__file__).parents[2].glob("docs/results/*/comparison.json"))
+
+
+def lost(old, new, where=""):
+    """Places where a JSON value lacks what another one holds."""
+    if isinstance(old, dict):
+        for key, value in old.items():
+            yield from lost(value, new.get(key), f"{where}.{key}")
+    elif isinstance(old, list) and len(old) == len(new or ()):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from lost(*pair, f"{where}[{number}]")
+    elif old != new:
+        yield where
+
+
+def test_kept_comparisons_are_read_and_written_as_they_are_and_judged_alike():
+    kept = [json.loads(path.read_text()) for path in KEPT]
+    assert len(kept) > 10
+    for found in kept:
+        if "grid" in found:
+            continue
+        comparison = Comparison.from_json(found)
+        written = json.loads(json.dumps(comparison.to_json()))
+        assert list(lost(found, written)) == []
+        assert Comparison.from_json(written) == comparison
+        assert verdicts(comparison) == comparison.verdicts
+
+
+def test_what_is_no_comparison_is_one_line(tmp_path):
+    write_json(tmp_path / "comparison.json", {"dataset": "x", "methods": [{"method": "uniform"}]})
+    with pytest.raises(CheckpointError, match=r"a comparison is damaged: it lacks"):
+        Comparison.read(tmp_path / "comparison.json")

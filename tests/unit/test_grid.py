@@ -17,6 +17,7 @@ from rich.console import Console
 from test_report import Page
 from test_report_cases import comparison
 
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.records.files import write_json
 from goldiprox.schema import GoldiproxError
 from goldiprox.studies.grid.analysis import summarise_grid
@@ -63,7 +64,7 @@ def cells(*found):
             "title": f"{model}, lr {rate:g}",
             "at": {"model": model, "lr": rate},
             "failed": None if one is not None else "step 3: the loss is NaN",
-            "comparison": one,
+            "comparison": None if one is None else Comparison.from_json(one),
         }
         for n, ((model, rate), one) in enumerate(zip(places, found, strict=True))
     ]
@@ -173,7 +174,13 @@ def test_one_axis_is_a_row_and_three_are_several_tables(axes, tmp_path):
     for name, values in extra:
         places = [{**place, name: value} for place in places for value in values]
     found = [
-        {"name": str(n), "title": str(p), "at": p, "failed": None, "comparison": made(50.0)}
+        {
+            "name": str(n),
+            "title": str(p),
+            "at": p,
+            "failed": None,
+            "comparison": Comparison.from_json(made(50.0)),
+        }
         for n, p in enumerate(places)
     ]
     data = comparison()["data"]

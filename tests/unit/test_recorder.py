@@ -131,7 +131,7 @@ def test_another_headline(tmp_path):
         record.step(torch.tensor([1]), torch.tensor([1.0]))
         record.evaluate(rmse=4.0)
     result = read(tmp_path / "run", "result")
-    assert (result["metric"], result["final"], result["best"]) == ("rmse", 4.0, 3.0)
+    assert (result["metric"]["name"], result["final"], result["best"]) == ("rmse", 4.0, 3.0)
     assert "final_accuracy" not in result
 
 

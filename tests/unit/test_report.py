@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 from test_report_cases import CASES, HOSTILE, METHODS, budget, comparison, no_uniform, nobody, write
 
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.report import formats
 from goldiprox.report.canvas import canvas, put_legend
 from goldiprox.report.figures import chosen_figure, cost_figure, method_styles, quality_figure
@@ -170,7 +171,7 @@ def test_numbers_of_the_table_are_those_of_the_comparison(pages: dict[str, str])
 
 def test_budget_puts_final_accuracy_first_and_marks_the_batch(pages: dict[str, str]) -> None:
     made = budget()
-    columns, rows = method_table(made)
+    columns, rows = method_table(Comparison.from_json(made))
     assert [c.key for c in columns[:2]] == ["final_accuracy", "best_accuracy"]
     assert {row.detail for row in rows} == {"batch 32"}
     page = Page(pages["budget"])
@@ -182,12 +183,14 @@ def test_budget_puts_final_accuracy_first_and_marks_the_batch(pages: dict[str, s
 
 
 def test_without_wrong_labels_nothing_is_said_of_them(pages: dict[str, str]) -> None:
-    columns, _ = method_table(nobody())
+    columns, _ = method_table(Comparison.from_json(nobody()))
     assert "corrupted" not in [column.key for column in columns]
     assert 'id="chosen-corrupted-title"' not in pages["nobody"]
     assert 'id="chosen-already_correct-title"' in pages["nobody"]
     for made, noisy in ((nobody(), False), (comparison(), True), (budget(), True)):
-        headings = [str(column.header) for column in terminal_table(made).columns]
+        headings = [
+            str(column.header) for column in terminal_table(Comparison.from_json(made)).columns
+        ]
         assert any("wrong" in heading for heading in headings) == noisy
 
 
@@ -195,23 +198,23 @@ def test_figures_have_one_line_per_method_and_dashes_for_the_amortised() -> None
     made = comparison()
     drawn = ["uniform", "uniform-full", "loss", "something-new", "rho-loss"]  # the accent on top
     for x, dashed in (("epoch", []), ("seconds_charged", ["rho-loss"])):
-        svg = quality_figure(made, "a", x, "cost", formats.tick)
+        svg = quality_figure(Comparison.from_json(made), "a", x, "cost", formats.tick)
         assert re.findall(r'id="a-line-([\w-]+)"', svg) == drawn
         assert re.findall(r'id="a-amortised-([\w-]+)"', svg) == dashed
         for name in METHODS:
             assert f">{name}</text>" in svg
         assert ">81.5\u00a0%</text>" in svg
-    svg = chosen_figure(made, "c", "corrupted", "wrongly labelled")
+    svg = chosen_figure(Comparison.from_json(made), "c", "corrupted", "wrongly labelled")
     assert re.findall(r'id="c-line-([\w-]+)"', svg) == drawn
     assert ">9.2 %</text>" in svg
-    svg = cost_figure(made, "k")
+    svg = cost_figure(Comparison.from_json(made), "k")
     assert ">9.0</text>" in svg  # 4.5 + 2.25 + 2.25 s charged to rho-loss; evaluation is not
     assert svg.count(">4.5</text>") == len(METHODS) - 1
 
 
 def test_one_seed_has_no_band() -> None:
-    many = quality_figure(comparison(2), "a", "epoch", "epochs", formats.tick)
-    one = quality_figure(comparison(1), "a", "epoch", "epochs", formats.tick)
+    many = quality_figure(Comparison.from_json(comparison(2)), "a", "epoch", "epochs", formats.tick)
+    one = quality_figure(Comparison.from_json(comparison(1)), "a", "epoch", "epochs", formats.tick)
     assert many.count("fill-opacity") == len(METHODS)
     assert one.count("fill-opacity") == 0
 
@@ -231,7 +234,7 @@ def test_the_same_input_gives_the_same_bytes(pages: dict[str, str], tmp_path: Pa
 
 
 def test_the_ledger_adds_up_what_is_charged() -> None:
-    rows = ledger_table(comparison()["methods"][3])
+    rows = ledger_table(Comparison.from_json(comparison()).methods[3])
     assert [row.name for row in rows][-2:] == ["charged", "evaluation (not charged)"]
     assert rows[-2].cells[-1].value == 9.0
     assert rows[-2].cells[-2].value == 1.5e12
@@ -246,12 +249,12 @@ def test_absent_comparison_is_said_in_one_line(tmp_path: Path) -> None:
 def test_the_terminal_table_fits_100_columns(case: str) -> None:
     made = CASES[case]()
     console = Console(width=100, file=io.StringIO(), record=True)
-    console.print(terminal_table(made))
+    console.print(terminal_table(Comparison.from_json(made)))
     printed = console.export_text()
     for entry in made["methods"]:
         assert entry["method"] in printed
     assert "…" not in printed
-    lines = verdict_lines(made)
+    lines = verdict_lines(Comparison.from_json(made))
     assert [line[2:] for line in lines] == [v["sentence"] for v in made["verdicts"]]
 
 
@@ -287,7 +290,7 @@ def test_operations_that_the_flops_leave_out_are_named(tmp_path):
     page = write(tmp_path / "part", made)
     assert "missing in them" in page
     assert "mine.scale" in page
-    caption = str(terminal_table(made).caption)
+    caption = str(terminal_table(Comparison.from_json(made)).caption)
     assert caption.endswith("missing in the FLOPs: aten.linalg_qr, mine.scale")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.analysis.gallery import SCHEMA
 from goldiprox.analysis.verdict import verdicts
 from goldiprox.records.files import write_json
@@ -102,6 +104,10 @@ def method(name: str, at: float | None, top: float, seeds: int) -> dict[str, Any
     }
 
 
+def judged(made: dict[str, Any]) -> list[dict[str, Any]]:
+    return [asdict(verdict) for verdict in verdicts(Comparison.from_json(made))]
+
+
 def comparison(seeds: int = 2, **changes: Any) -> dict[str, Any]:
     """A comparison under the paper's protocol; ``loss`` never reaches the target."""
     steps = {"uniform": 200.0, "uniform-full": 300.0, "rho-loss": 50.0, "something-new": 123.0}
@@ -159,7 +165,7 @@ def comparison(seeds: int = 2, **changes: Any) -> dict[str, Any]:
         "methods": [method(m, steps.get(m), tops.get(m, 0.87), seeds) for m in METHODS],
     }
     made.update(changes)
-    made["verdicts"] = verdicts(made)
+    made["verdicts"] = judged(made)
     return made
 
 
@@ -171,7 +177,7 @@ def budget() -> dict[str, Any]:
     for entry in made["methods"]:
         by_batch = {"32": entry["final_accuracy"], "128": spread(0.41, 0.42)}
         entry["final_accuracy_by_batch"] = by_batch
-    made["verdicts"] = verdicts(made)
+    made["verdicts"] = judged(made)
     return made
 
 
@@ -184,7 +190,7 @@ def nobody() -> dict[str, Any]:
         entry["selected_share"]["corrupted"] = 0.0
         for point in entry["curve"]:
             point["corrupted"] = 0.0
-    made["verdicts"] = verdicts(made)
+    made["verdicts"] = judged(made)
     return made
 
 
@@ -194,7 +200,7 @@ def no_uniform() -> dict[str, Any]:
     made["methods"][0]["speedup_over_uniform"] = dict.fromkeys(
         made["methods"][0]["speedup_over_uniform"]
     )
-    made["verdicts"] = verdicts(made)
+    made["verdicts"] = judged(made)
     return made
 
 
@@ -247,18 +253,18 @@ def write(out: Path, made: dict[str, Any], *, gallery: bool = True, manifest: bo
 
 def test_matthews_correlation_has_columns_where_every_method_has_it() -> None:
     made = comparison()
-    assert "best_matthews" not in [c.key for c in method_table(made)[0]]
+    assert "best_matthews" not in [c.key for c in method_table(Comparison.from_json(made))[0]]
     for number, entry in enumerate(made["methods"]):
         entry["final_matthews"] = spread(0.5 + number / 100, 0.52 + number / 100)
         entry["best_matthews"] = spread(0.6, 0.6)
-    columns, rows = method_table(made)
+    columns, rows = method_table(Comparison.from_json(made))
     assert [c.key for c in columns[:4]] == [
         "best_accuracy", "final_accuracy", "best_matthews", "final_matthews"
     ]  # fmt: skip
     assert rows[1].cells[3].value == pytest.approx(0.52)
     assert rows[1].cells[3].text == "52.0 ± 1.4"
     made["methods"][0]["final_matthews"] = None
-    assert "best_matthews" not in [c.key for c in method_table(made)[0]]
+    assert "best_matthews" not in [c.key for c in method_table(Comparison.from_json(made))[0]]
 
 
 def test_matthews_correlation_is_drawn_where_every_point_has_it(tmp_path):
@@ -280,7 +286,7 @@ def test_shares_of_low_relevance_and_ambiguity_fit_into_the_terminals_table():
     made = comparison()
     for entry in made["methods"]:
         entry["selected_share"] |= {"low_relevance": 0.125, "ambiguous": 0.0625}
-    table = terminal_table(made)
+    table = terminal_table(Comparison.from_json(made))
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table)
     shown = console.export_text()

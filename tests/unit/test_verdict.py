@@ -1,7 +1,10 @@
 """Verdicts: what is said of numbers given by hand."""
 
+from dataclasses import asdict
+
 import pytest
 
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.analysis.verdict import verdicts
 
 SAME = {"steps": 1.0, "seconds_charged": 1.0, "flops_charged": 1.0}
@@ -24,6 +27,11 @@ def entry(
     spread = {"mean": mean, "std": 0.01 if len(final) > 1 else None, "values": list(final)}
     return {
         "method": method,
+        "batch": 1,
+        "pool": 1,
+        "steps": 1,
+        "selected_share": {},
+        "ledger": {},
         "seeds": len(final),
         "seed_numbers": list(range(len(final))) if seeds is None else list(seeds),
         "final_accuracy": spread,
@@ -37,6 +45,10 @@ def entry(
 
 def comparison(*entries, protocol="paper", target=0.8, seconds=60.0):
     return {
+        "dataset": "hand",
+        "data": {},
+        "model": {"name": "mlp"},
+        "versions": {},
         "protocol": protocol,
         "target_accuracy": target,
         "settings": {},
@@ -45,8 +57,12 @@ def comparison(*entries, protocol="paper", target=0.8, seconds=60.0):
     }
 
 
+def judged(found):
+    return [asdict(verdict) for verdict in verdicts(Comparison.from_json(found))]
+
+
 def verdict(*entries, **settings):
-    [found] = verdicts(comparison(*entries, **settings))
+    [found] = judged(comparison(*entries, **settings))
     return found["paid"], found["sentence"].replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -146,7 +162,7 @@ def test_uniform_on_all_the_data_is_the_honest_footnote():
 
 
 def test_baselines_are_not_judged():
-    found = verdicts(comparison(entry("uniform"), entry("uniform-full"), entry("loss"), entry("x")))
+    found = judged(comparison(entry("uniform"), entry("uniform-full"), entry("loss"), entry("x")))
     assert [v["method"] for v in found] == ["loss", "x"]
 
 
@@ -225,3 +241,37 @@ def test_what_seeds_reach_one_by_one_is_not_what_their_mean_reaches():
     paid, sentence = verdict(entry("uniform"), core)
     assert paid is False
     assert "at best 79.9 % on average, it does not reach the target of 80.0 %; 3 of 3" in sentence
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "says"),
+    [
+        ((20, 40), (20, 30), "(between 1.5× more and 2.0× fewer)"),
+        ((10, 11), (2, 4), "(between 2.5 and 5.5× fewer)"),
+        ((2, 4), (10, 11), "(between 2.5 and 5.5× more)"),
+        ((10, 30), (10, 10), "(between as many and 3.0× fewer)"),
+        ((0, 30), (10, 20), "(at most 3.0× fewer)"),
+        ((0, 10), (20, 30), "(at least 2.0× more)"),
+        ((20, 30), (0, 10), "(at least 2.0× fewer)"),
+        ((20, 30), (0, 40), "(at most 2.0× more)"),
+        ((0, 30), (0, 30), "(both had reached it by their first evaluation)"),
+    ],
+)
+def test_what_evaluations_bound_is_said_in_words(steps, seconds, says):
+    """Uniform and the method reach the target between two evaluations each."""
+    uniform, rho = entry("uniform"), entry("rho-loss", steps=1.5)
+    for one, (before, at) in ((uniform, steps), (rho, seconds)):
+        one["steps_to_target"] |= {"mean_curve": at, "mean_curve_before": before}
+    assert f"in 1.5× fewer steps than uniform {says}; with" in verdict(uniform, rho)[1]
+
+
+def test_seconds_or_flops_that_were_not_recorded_are_not_made_up():
+    unknown = entry("rho-loss", at=50.0, steps=2.0, seconds_charged=None, flops_charged=None)
+    assert verdict(entry("uniform"), unknown) == (
+        None,
+        "rho-loss: it reached 80.0 % in 2.0× fewer steps than uniform (3 of 3 seeds reached it). "
+        "How many seconds was not recorded.",
+    )
+    known = entry("rho-loss", at=50.0, steps=2.0, seconds_charged=2.0, flops_charged=None)
+    said = verdict(entry("uniform"), known)[1]
+    assert "that took 2.0× fewer seconds (3 of 3 seeds reached it)." in said

@@ -6,42 +6,33 @@ it. Every cost to the target is therefore an interval, and so is every ratio of 
 
 from __future__ import annotations
 
-from typing import Any
-
+from goldiprox.analysis.comparison import MethodResult
+from goldiprox.analysis.quantities import EqualCost, Interval, Spread
 from goldiprox.analysis.spread import paired
+from goldiprox.objectives import Metric
 
-__all__ = ["Interval", "at_equal_cost", "between", "ratio_between"]
+__all__ = ["COUNTED", "at_equal_cost", "between", "ratio_between"]
 
-Entry = dict[str, Any]
-Spread = dict[str, Any]
-Interval = tuple[float, float | None]
-"""Lowest and highest possible value; None where nothing bounds it from above."""
-
-PATHS = {
-    "steps": ("steps_to_target",),
-    "seconds_charged": ("seconds_to_target", "charged"),
-    "flops_charged": ("flops_to_target", "charged"),
-}
-"""Of each cost, where a method's entry holds it."""
+COUNTED = ("steps", "seconds_charged", "flops_charged")
+"""Costs of which the interval is told."""
 
 
-def between(entry: Entry, cost: str) -> tuple[float, float] | None:
+def between(entry: MethodResult, cost: str) -> tuple[float, float] | None:
     """Cost of the evaluation before a method's mean curve reaches the target, and at the one after.
 
     Args:
         entry: a method of a comparison. Comparisons of before 0.2.0 lack the former; it is taken
             from the curve.
-        cost: ``steps``, ``seconds_charged`` or ``flops_charged``.
+        cost: one of ``COUNTED``.
 
     Returns:
         Both; None if the target is never reached.
     """
-    found = _found(entry, cost)
-    at = found.get("mean_curve")
-    if at is None:
+    found = entry.to_target.get(cost)
+    if found is None or found.mean_curve is None:
         return None
-    before = found.get("mean_curve_before")
-    return (_before(entry, cost, at) if before is None else before), at
+    before = found.mean_curve_before
+    return (_before(entry, cost, found.mean_curve) if before is None else before), found.mean_curve
 
 
 def ratio_between(mine: tuple[float, float], theirs: tuple[float, float]) -> Interval:
@@ -50,41 +41,32 @@ def ratio_between(mine: tuple[float, float], theirs: tuple[float, float]) -> Int
     return lowest, theirs[1] / mine[0] if mine[0] else None
 
 
-def at_equal_cost(entry: Entry, uniform: Entry) -> dict[str, Any] | None:
-    """Mean accuracies of a method and of uniform at the highest cost that both have paid.
+def at_equal_cost(entry: MethodResult, uniform: MethodResult, metric: Metric) -> EqualCost | None:
+    """The metric of a method and of uniform at the highest cost that both have paid.
 
     Returns:
-        ``cost`` (which), ``at``, ``accuracy`` and ``uniform``; ``ahead``: whether the method is, by
-        more than the seeds differ, or None. In charged seconds, or in steps where all of uniform's
-        seconds do not even pay the method's first evaluation. None where curves are not recorded.
+        In charged seconds, or in steps where all of uniform's seconds do not even pay the method's
+        first evaluation. None where curves are not recorded.
     """
-    for field in ("seconds_charged", "step"):
-        curves = [_curve(one, field) for one in (entry, uniform)]
+    for cost in ("seconds_charged", "step"):
+        curves = [_curve(one, cost) for one in (entry, uniform)]
         if not all(curves):
             continue
         at = min(curve[-1][0] for curve in curves)
-        values = [_last(curve, at) for curve in curves]
-        if None in values:
+        mine, theirs = (_last(curve, at) for curve in curves)
+        if mine is None or theirs is None:
             continue
-        mine, theirs = (value for value in values if value is not None)
-        return {
-            "cost": field,
-            "at": at,
-            "accuracy": mine["mean"],
-            "uniform": theirs["mean"],
-            "ahead": _ahead(entry, mine, uniform, theirs),
-        }
+        return EqualCost(
+            cost=cost,
+            at=at,
+            value=mine.mean,
+            uniform=theirs.mean,
+            ahead=_ahead(entry, mine, uniform, theirs, metric),
+        )
     return None
 
 
-def _found(entry: Entry, cost: str) -> dict[str, Any]:
-    found = entry
-    for key in PATHS[cost]:
-        found = found[key]
-    return found
-
-
-def _before(entry: Entry, cost: str, at: float) -> float:
+def _before(entry: MethodResult, cost: str, at: float) -> float:
     """Cost of the evaluation before, from the mean curve; of the first one, before the first step.
 
     A cost paid before it (an irreducible-loss model's) is what charged and uncharged costs differ
@@ -100,33 +82,36 @@ def _before(entry: Entry, cost: str, at: float) -> float:
     plain = field.removesuffix("_charged")
     if plain == field:
         return 0.0
-    beside = [point[field] - point[plain] for point in entry["curve"][:2]]
-    steps = [point["step"] for point in entry["curve"][:2]]
+    first = [point.costs for point in entry.curve[:2]]
+    beside = [costs[field] - costs[plain] for costs in first]
+    steps = [costs["step"] for costs in first]
     if len(beside) < 2 or steps[1] == steps[0]:
         return 0.0
     slope = (beside[1] - beside[0]) / (steps[1] - steps[0])
     return float(min(at, max(0.0, beside[0] - slope * steps[0])))
 
 
-def _ahead(entry: Entry, mine: Spread, uniform: Entry, theirs: Spread) -> bool | None:
-    """Whether one accuracy is above the other, over the seeds that both have."""
-    others = dict(zip(uniform["seed_numbers"], theirs["values"], strict=True))
+def _ahead(
+    entry: MethodResult, mine: Spread, uniform: MethodResult, theirs: Spread, metric: Metric
+) -> bool | None:
+    """Whether one is better than the other, over the seeds that both have."""
+    others = dict(zip(uniform.seed_numbers, theirs.values, strict=True))
     pairs = [
         (value, others[seed])
-        for seed, value in zip(entry["seed_numbers"], mine["values"], strict=True)
+        for seed, value in zip(entry.seed_numbers, mine.values, strict=True)
         if seed in others
     ]
     if len(pairs) < 2:
-        return bool(mine["mean"] > theirs["mean"])
-    better: bool | None = paired(*zip(*pairs, strict=True))["better"]
-    return better
+        return metric.gain(mine.mean, theirs.mean) > 0
+    above: bool | None = paired(*zip(*pairs, strict=True))["better"]
+    return above if above is None else above == metric.higher_is_better
 
 
-def _curve(entry: Entry, field: str) -> list[tuple[float, Spread]]:
-    """Cost and accuracy at each evaluation."""
-    return [(point[field], point["accuracy"]) for point in entry["curve"] if field in point]
+def _curve(entry: MethodResult, cost: str) -> list[tuple[float, Spread]]:
+    """Cost and metric at each evaluation."""
+    return [(point.costs[cost], point.value) for point in entry.curve if cost in point.costs]
 
 
 def _last(curve: list[tuple[float, Spread]], at: float) -> Spread | None:
-    """Accuracy at the last evaluation that costs no more."""
+    """The metric at the last evaluation that costs no more."""
     return next((value for cost, value in reversed(curve) if cost <= at), None)

@@ -1,4 +1,4 @@
-"""Which examples a comparison chose most and least often, with their pictures, kept for reports."""
+"""Which examples a comparison chose most and least often, as a page shows them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from goldiprox.data.splits import Splits
+from goldiprox.data.store import Dataset, Store
 from goldiprox.records.examples import write_examples
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
@@ -29,6 +31,7 @@ SCHEMA = pa.schema(
         ("group", pa.string()),
         ("id", pa.int64()),
         ("png", pa.binary()),
+        ("text", pa.string()),
         ("label", pa.string()),
         ("true_label", pa.string()),
         ("corrupted", pa.bool_()),
@@ -36,13 +39,20 @@ SCHEMA = pa.schema(
         ("irreducible_loss", pa.float32()),
     ]
 )
-"""``group`` is ``most-chosen``, ``least-chosen`` (per method) or ``highest-irreducible``."""
+"""``group`` is ``most-chosen``, ``least-chosen`` (per method) or ``highest-irreducible``; ``png``
+is a thumbnail, or ``text`` what a text or a row of a table says."""
+
+LONGEST = 280
+"""Characters of a text that are shown."""
+
+MOST_NUMBERS = 4
+"""Numbers of a target that are shown."""
 
 
 def collect_gallery(
     folders: Sequence[RunFolder], splits: Splits, table: Table | None, path: Path
 ) -> None:
-    """Write the examples worth looking at, with thumbnails, as one Parquet file.
+    """Write the examples worth looking at, with thumbnails or texts, as one Parquet file.
 
     Args:
         folders: finished runs.
@@ -51,7 +61,7 @@ def collect_gallery(
         path: where to write.
     """
     train = splits.train
-    ids_N = train.ids_N.numpy()
+    ids_N, corrupted_N = train.ids_N.numpy(), train.corrupted_N
     irreducible_N: npt.NDArray[Any] | None = None
     if table is not None:
         irreducible_N = table.column_for(IRREDUCIBLE_LOSS, train.ids_N, "make it again").numpy()
@@ -59,15 +69,16 @@ def collect_gallery(
 
     def add(method: str, group: str, positions: npt.NDArray[Any], times: Any) -> None:
         for position in positions.tolist():
-            label, true = int(train.targets_N[position]), int(train.true_targets_N[position])
+            picture, text = _shown(train.store, int(train.rows_N[position]))
             row = {
                 "method": method,
                 "group": group,
                 "id": int(ids_N[position]),
-                "png": train.store.thumbnail(int(train.rows_N[position])),
-                "label": splits.dataset.class_names[label],
-                "true_label": splits.dataset.class_names[true],
-                "corrupted": label != true,
+                "png": picture,
+                "text": text,
+                "label": _written(train.targets_N[position], splits.dataset),
+                "true_label": _written(train.true_targets_N[position], splits.dataset),
+                "corrupted": bool(corrupted_N[position]),
                 "times_chosen": None if times is None else float(times[position]),
                 "irreducible_loss": None
                 if irreducible_N is None
@@ -84,6 +95,31 @@ def collect_gallery(
         highest = ranked(torch.from_numpy(irreducible_N), train.ids_N, _key("irreducible"))
         add("", "highest-irreducible", highest[:SHOWN].numpy(), None)
     write_examples(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def _shown(store: Store, row: int) -> tuple[bytes | None, str | None]:
+    """An example as a picture, or as what it says."""
+    describe = getattr(store, "describe_row", None)
+    if not callable(describe):
+        return store.thumbnail(row), None
+    text: str = describe(row)
+    return None, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _written(target: Tensor, dataset: Dataset) -> str:
+    """What is to be predicted of an example, for people."""
+    names = dataset.class_names
+    if dataset.targets == "classes":
+        return names[int(target)]
+    if dataset.targets == "label sets":
+        there = [name for name, share in zip(names, target.tolist(), strict=True) if share > 0.5]
+        return ", ".join(there) or "no label"
+    if dataset.targets == "tensors":
+        return f"a target of shape {tuple(target.shape)}"
+    if target.dim() == 0:
+        return f"{float(target):.5g}"
+    pairs = [f"{name} {value:.5g}" for name, value in zip(names, target.tolist(), strict=False)]
+    return ", ".join(pairs[:MOST_NUMBERS]) + (", …" if len(pairs) > MOST_NUMBERS else "")
 
 
 def _key(what: str) -> int:

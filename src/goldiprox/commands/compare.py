@@ -63,11 +63,11 @@ def compare(
     with Shown() as shown:
         given["execution"] = keeping.execution(shown)
         if grid_config.axes:
-            comparison = compare_grid(splits, settings, grid_config, out, **given)
+            found = compare_grid(splits, settings, grid_config, out, **given)
         else:
             comparison = compare_methods(splits, settings, out, **given)
     if grid_config.axes:
-        show(GRID, comparison, out)
+        show(GRID, found, out)
         return
     print_comparison(comparison)
     wrote(out / "report.html")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import tyro
 
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.commands.shared import console, wrote
 from goldiprox.commands.studies import report_study
 from goldiprox.report.terminal import terminal_table, verdict_lines
@@ -40,7 +40,7 @@ def report(
     wrote(page)
 
 
-def print_comparison(comparison: dict[str, Any]) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Show a comparison's table and what follows from it."""
     terminal = console()
     terminal.print(terminal_table(comparison))

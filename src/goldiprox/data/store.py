@@ -165,9 +165,13 @@ class TextStore:
         found: list[str] = self._texts.take(pa.array(rows_B.numpy())).to_pylist()
         return found
 
+    def describe_row(self, row: int) -> str:
+        """The text of a row."""
+        return str(self._texts[row].as_py())
+
     def thumbnail(self, row: int) -> bytes:
         """The start of a text, drawn, as the bytes of a PNG file."""
-        return png_of_lines([str(self._texts[row].as_py())])
+        return png_of_lines([self.describe_row(row)])
 
 
 def png_of_lines(lines: Sequence[str]) -> bytes:

@@ -5,7 +5,13 @@ Adding one: a file like ``multilabel``, a line in ``registry.OBJECTIVES``, and
 ``tests/unit/test_objectives.py`` runs over it.
 """
 
-from goldiprox.objectives.base import ACCURACY, Metric, Objective, require_losses
+from goldiprox.objectives.base import (
+    ACCURACY,
+    MATTHEWS,
+    Metric,
+    Objective,
+    require_losses,
+)
 from goldiprox.objectives.classification import Classification, log_probabilities
 from goldiprox.objectives.language_model import LanguageModel
 from goldiprox.objectives.multilabel import Multilabel
@@ -15,6 +21,7 @@ from goldiprox.objectives.regression import Regression
 __all__ = [
     "ACCURACY",
     "CLASSIFICATION",
+    "MATTHEWS",
     "OBJECTIVES",
     "Classification",
     "Given",

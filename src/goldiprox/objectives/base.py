@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ TargetKind = Literal["classes", "numbers", "label sets", "tensors"]
 __all__ = [
     "ACCURACY",
     "LOSS",
+    "MATTHEWS",
     "Metric",
     "Objective",
     "choose",
@@ -34,7 +36,7 @@ class Metric:
         name: its key in records, such as ``nats_per_token``.
         title: its name on pages and in tables, such as ``nats per token``.
         higher_is_better: its direction.
-        unit: ``share`` (shown in percent), ``nats``, ``target`` (whatever the targets are
+        unit: ``share`` (of 1, shown in percent), ``nats``, ``target`` (whatever the targets are
             measured in), or empty for a number without a unit.
     """
 
@@ -47,9 +49,53 @@ class Metric:
         """The best of some values."""
         return max(values) if self.higher_is_better else min(values)
 
+    def reaches(self, value: Any, target: float) -> Any:
+        """Whether a value (or each of an array) is as good as a target."""
+        return value >= target if self.higher_is_better else value <= target
+
+    def gain(self, value: float, other: float) -> float:
+        """By how much a value is better than another one; negative where it is worse."""
+        return value - other if self.higher_is_better else other - value
+
+    @property
+    def sign(self) -> str:
+        """What stands behind a number: a percent sign, or nothing."""
+        return "%" if self.unit == "share" else ""
+
+    @property
+    def heading(self) -> str:
+        """The title with its unit, for an axis or a column: ``accuracy, %``."""
+        unit = {"share": "%", "nats": "nats"}.get(self.unit, "")
+        return f"{self.title}, {unit}" if unit and unit not in self.title else self.title
+
+    def number(self, value: float) -> str:
+        """A value as a reader wants it, without its sign: in percent, or four digits."""
+        return self._rounded(value, value)
+
+    def written(self, value: float) -> str:
+        """The same with its sign, as a terminal shows it: ``85.0%``."""
+        return f"{self.number(value)}{self.sign}"
+
+    def number_spread(self, mean: float, deviation: float | None) -> str:
+        """Mean and standard deviation with the same decimals: ``81.5 ± 0.4``."""
+        extra = "" if deviation is None else f" ± {self._rounded(deviation, mean)}"
+        return self._rounded(mean, mean) + extra
+
+    def _rounded(self, value: float, scale: float) -> str:
+        """A value with the decimals that a value of the size ``scale`` gets."""
+        if self.unit == "share":
+            return f"{100 * value:.1f}"
+        if not math.isfinite(scale) or abs(scale) >= 1e7 or 0 < abs(scale) < 1e-4:
+            return f"{value:.3e}"
+        decimals = 3 - math.floor(math.log10(abs(scale))) if scale else 3
+        return f"{value:,.{max(0, decimals)}f}"
+
 
 LOSS = Metric(name="loss", title="loss", higher_is_better=False)
 ACCURACY = Metric(name="accuracy", title="accuracy", higher_is_better=True, unit="share")
+MATTHEWS = Metric(
+    name="matthews", title="Matthews correlation", higher_is_better=True, unit="share"
+)
 
 
 class Objective:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from goldiprox.batch import Batch, require_targets, targets_of
 from goldiprox.objectives.base import (
     ACCURACY,
+    MATTHEWS,
     Metric,
     Objective,
     choose,
@@ -42,7 +43,7 @@ class Classification(Objective):
     metrics = (
         ACCURACY,
         Metric(name="loss", title="cross-entropy", higher_is_better=False, unit="nats"),
-        Metric(name="matthews", title="Matthews correlation", higher_is_better=True),
+        MATTHEWS,
     )
     has_classes = True
 

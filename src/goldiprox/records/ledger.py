@@ -100,7 +100,7 @@ class Ledger:
             result.add(phase, cost)
         return result
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """As a JSON value, phases in the order in which they are paid."""
         order = sorted(self.phases, key=lambda p: PHASES.index(p) if p in PHASES else len(PHASES))
         return {

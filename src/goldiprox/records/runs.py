@@ -59,7 +59,8 @@ MANIFEST: Shape = {
     "format": int, "config": dict, "config_hash": str, "versions": dict, "data?": dict,
     "model?": dict, "irreducible?": dict, "resumed?": [dict],
 }  # fmt: skip
-RESULT: Shape = {"steps": int, "weights_digest": str}
+METRIC: Shape = {"name": str, "title": str, "higher_is_better": bool, "unit": str}
+RESULT: Shape = {"steps": int, "weights_digest": str, "metric?": METRIC, "metrics?": [METRIC]}
 EVALUATIONS: Shape = [{"step": int, "epoch?": float, "seconds?": float, "flops?": float}]
 
 logger = logging.getLogger("goldiprox")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from goldiprox.analysis.comparison import Comparison
+from goldiprox.objectives import Metric
 from goldiprox.records.ledger import CHARGED_PHASES
 from goldiprox.report import formats
 from goldiprox.report.canvas import INK, NICE, QUIET, canvas, put_legend, slug, to_svg
@@ -24,16 +26,9 @@ __all__ = [
     "MethodStyle",
     "chosen_figure",
     "cost_figure",
-    "known_qualities",
     "method_styles",
     "quality_figure",
 ]
-
-Comparison = dict[str, Any]
-Quality = Literal["accuracy", "matthews"]
-
-QUALITIES: dict[Quality, str] = {"accuracy": "test accuracy", "matthews": "Matthews correlation"}
-"""How good a model is on the test set: fields of a curve's points, and their names."""
 
 
 @dataclass(frozen=True)
@@ -85,66 +80,65 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     }
 
 
-def known_qualities(comparison: Comparison) -> list[Quality]:
-    """What can be drawn: the accuracy, and what every point of every method's curve has."""
-    points = [point for entry in comparison["methods"] for point in entry["curve"]]
-    return [q for q in QUALITIES if q == "accuracy" or all(q in point for point in points)]
-
-
 def quality_figure(
     comparison: Comparison,
     name: str,
     x: str,
     label: str,
     tick: Callable[[float], str],
-    quality: Quality = "accuracy",
+    other: Metric | None = None,
 ) -> str:
-    """Test accuracy (or Matthews correlation) against a cost, one line per method.
+    """The comparison's metric (or another one) against a cost, one line per method.
 
     Args:
-        comparison: what ``comparison.json`` holds.
+        comparison: the comparison.
         name: prefix of the element ids, unique on the page.
-        x: field of a curve's points; where it differs from the same field without ``_charged``,
+        x: cost of a curve's points; where it differs from the same cost without ``_charged``,
             the latter (the irreducible-loss model for free) is drawn thin and dashed.
         label: of the x axis.
         tick: writes a number on the x axis.
-        quality: what is drawn; with the accuracy comes the target.
+        other: of the comparison's other metrics; without one comes the target.
 
     Returns:
         An ``<svg>`` element.
     """
     amortised_x = x.removesuffix("_charged")
     any_amortised = False
+    metric, key = other or comparison.metric, other.name if other else None
+    scale = 100 if metric.unit == "share" else 1
     with canvas() as figure:
         axes = figure.add_subplot()
-        styles = method_styles([entry["method"] for entry in comparison["methods"]])
-        for entry in comparison["methods"]:
-            style, points = styles[entry["method"]], entry["curve"]
-            at = [point[x] for point in points]
-            mean = [100 * point[quality]["mean"] for point in points]
-            _line(axes, entry["method"], style, at, mean)
-            deviations = [point[quality]["std"] for point in points]
-            if points and None not in deviations:
-                low = [m - 100 * d for m, d in zip(mean, deviations, strict=True)]
-                high = [min(m + 100 * d, 100.0) for m, d in zip(mean, deviations, strict=True)]
+        styles = method_styles([entry.method for entry in comparison.methods])
+        means = {
+            entry.method: [scale * point.metric(key).mean for point in entry.curve]
+            for entry in comparison.methods
+        }
+        for entry in comparison.methods:
+            style, mean = styles[entry.method], means[entry.method]
+            at = [point.costs[x] for point in entry.curve]
+            _line(axes, entry.method, style, at, mean)
+            deviations = [point.metric(key).std for point in entry.curve]
+            known = [scale * deviation for deviation in deviations if deviation is not None]
+            if known and len(known) == len(deviations):
+                low = [m - d for m, d in zip(mean, known, strict=True)]
+                high = [m + d for m, d in zip(mean, known, strict=True)]
+                if metric.unit == "share":
+                    high = [min(top, 100.0) for top in high]
                 axes.fill_between(at, low, high, color=style.color, alpha=0.16, linewidth=0)
-            free = [point[amortised_x] for point in points]
+            free = [point.costs[amortised_x] for point in entry.curve]
             if free != at:
                 any_amortised = True
                 (thin,) = axes.plot(
                     free, mean, color=style.color, linewidth=0.9, linestyle=(0, (2, 2))
                 )
-                thin.set_gid(f"amortised-{slug(entry['method'])}")
-        # A wild method's band may leave the frame; it must not flatten every other curve.
-        means = [100 * p[quality]["mean"] for e in comparison["methods"] for p in e["curve"]]
-        if means:
-            axes.set_ylim(bottom=min(means) - 0.06 * (max(means) - min(means)) - 0.5)
-        target = comparison.get("target_accuracy")
-        if target is not None and quality == "accuracy":
-            _reference(axes, 100 * target, f"target\n{100 * target:.1f}\u00a0%")
+                thin.set_gid(f"amortised-{slug(entry.method)}")
+        _frame(axes, [values for values in means.values() if values], metric)
+        target = comparison.target
+        if target is not None and other is None:
+            _reference(axes, scale * target, f"target\n{formats.metric_value(target, metric)}")
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
-        axes.set_ylabel(f"{QUALITIES[quality]}, %")
+        axes.set_ylabel(f"test {metric.heading}" if other is None else metric.heading)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE, integer=x in ("step", "epoch")))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         extra = []
@@ -152,15 +146,35 @@ def quality_figure(
             dashes = {"color": QUIET, "linewidth": 0.9, "linestyle": (0, (2, 2))}
             extra.append(Line2D([], [], label="amortised", **dashes))  # type: ignore[arg-type]
         _legend(figure, comparison, extra)
-        title = f"{QUALITIES[quality].capitalize()} against {label}"
-        return to_svg(figure, name, title, _best_text(comparison, quality))
+        drawn = metric.title if other else f"test {metric.title}"
+        title = f"{formats.capitalised(drawn)} against {label}"
+        return to_svg(figure, name, title, _best_text(comparison, metric, key))
+
+
+def _frame(axes: Axes, curves: Sequence[Sequence[float]], metric: Metric) -> None:
+    """Limits of the y axis: a wild method, or its band, must not flatten every other curve."""
+    if not curves:
+        return
+    means = [value for curve in curves for value in curve]
+    low, high = min(means), max(means)
+    if metric.unit == "share":
+        axes.set_ylim(bottom=low - 0.06 * (high - low) - 0.5)
+        return
+    # Nothing bounds such a metric: what is far worse than most curves ever are leaves the frame.
+    worst = max if not metric.higher_is_better else min
+    usual = sorted(worst(curve) for curve in curves)[len(curves) // 2]
+    best = low if not metric.higher_is_better else high
+    edge = best + 1.5 * (usual - best)
+    low, high = (low, min(high, edge)) if not metric.higher_is_better else (max(low, edge), high)
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
 
 
 def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> str:
     """What was chosen over time, one line per method.
 
     Args:
-        comparison: what ``comparison.json`` holds.
+        comparison: the comparison.
         name: prefix of the element ids, unique on the page.
         field: ``already_correct`` or a mark, such as ``corrupted``, of a curve's points.
         label: of the y axis, without the unit.
@@ -170,16 +184,16 @@ def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> 
     """
     with canvas() as figure:
         axes = figure.add_subplot()
-        styles = method_styles([entry["method"] for entry in comparison["methods"]])
-        for entry in comparison["methods"]:
-            at = [point["epoch"] for point in entry["curve"]]
-            values = [100 * point[field] for point in entry["curve"]]
-            line = _line(axes, entry["method"], styles[entry["method"]], at, values)
+        styles = method_styles([entry.method for entry in comparison.methods])
+        for entry in comparison.methods:
+            at = [point.costs["epoch"] for point in entry.curve]
+            values = [100 * point.shares[field] for point in entry.curve]
+            line = _line(axes, entry.method, styles[entry.method], at, values)
             line.set_clip_on(False)  # shares of 0 and 100 % lie on the frame
         own_share = (
-            comparison["share_corrupted_in_data"]
+            comparison.share_corrupted
             if field == "corrupted"
-            else comparison.get("share_marked_in_data", {}).get(field)
+            else comparison.shares_marked.get(field)
         )
         if own_share is not None:
             own = 100 * own_share
@@ -193,8 +207,8 @@ def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> 
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE, integer=True))
         _legend(figure, comparison, [])
         shares = [
-            f"{e['method']} {formats.share(e['selected_share'][field])}"
-            for e in comparison["methods"]
+            f"{entry.method} {formats.share(entry.selected_share[field])}"
+            for entry in comparison.methods
         ]
         description = "Over the whole run: " + ", ".join(shares) + "."
         return to_svg(figure, name, f"{label} among the chosen, against epochs", description)
@@ -204,25 +218,25 @@ def cost_figure(comparison: Comparison, name: str) -> str:
     """Where a run's wall seconds went, a bar per method, a piece per phase.
 
     Args:
-        comparison: what ``comparison.json`` holds.
+        comparison: the comparison.
         name: prefix of the element ids, unique on the page.
 
     Returns:
         An ``<svg>`` element.
     """
-    methods = comparison["methods"]
+    methods = comparison.methods
     totals = []
     with canvas(1.35 + 0.36 * len(methods)) as figure:
         axes = figure.add_subplot()
         for row, entry in enumerate(methods):
-            phases = entry["ledger"]["phases"]
+            phases = entry.ledger.phases
             left = 0.0
             for phase in CHARGED_PHASES:
-                width = phases.get(phase, {}).get("seconds", 0.0)
+                width = phases[phase].seconds if phase in phases else 0.0
                 color = PHASE_LOOKS[phase][0]
                 axes.barh(row, width, 0.62, left, color=color, edgecolor="white", linewidth=0.6)
                 left += width
-            free = sum(cost["seconds"] for p, cost in phases.items() if p not in CHARGED_PHASES)
+            free = sum(cost.seconds for p, cost in phases.items() if p not in CHARGED_PHASES)
             axes.barh(
                 row, free, 0.62, left, color="white", edgecolor=QUIET, hatch="/////", linewidth=0.5
             )
@@ -233,8 +247,8 @@ def cost_figure(comparison: Comparison, name: str) -> str:
                 textcoords="offset points",
                 verticalalignment="center",
             )
-            totals.append(f"{entry['method']} {formats.seconds(left)} s")
-        axes.set_yticks(range(len(methods)), [entry["method"] for entry in methods])
+            totals.append(f"{entry.method} {formats.seconds(left)} s")
+        axes.set_yticks(range(len(methods)), [entry.method for entry in methods])
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
@@ -243,7 +257,7 @@ def cost_figure(comparison: Comparison, name: str) -> str:
         axes.set_xlabel("wall seconds of a run (number: charged in all)")
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.tick(value)))
-        used = {phase for entry in methods for phase in entry["ledger"]["phases"]}
+        used = {phase for entry in methods for phase in entry.ledger.phases}
         handles = [
             Patch(color=color, label=text)
             for phase, (color, text) in PHASE_LOOKS.items()
@@ -283,7 +297,7 @@ def _reference(axes: Axes, value: float, text: str) -> None:
 
 def _legend(figure: Figure, comparison: Comparison, extra: list[Line2D]) -> None:
     handles = []
-    styles = method_styles([entry["method"] for entry in comparison["methods"]])
+    styles = method_styles([entry.method for entry in comparison.methods])
     for method, style in styles.items():
         handle = Line2D([], [], color=style.color, linestyle=style.line, linewidth=style.width)
         handle.set(marker=style.marker, markersize=4.2, markeredgewidth=0, label=method)
@@ -291,10 +305,9 @@ def _legend(figure: Figure, comparison: Comparison, extra: list[Line2D]) -> None
     put_legend(figure, handles + extra)
 
 
-def _best_text(comparison: Comparison, quality: Quality) -> str:
+def _best_text(comparison: Comparison, metric: Metric, key: str | None) -> str:
     best = [
-        f"{entry['method']} {formats.accuracy_spread(entry[f'best_{quality}'])} %"
-        for entry in comparison["methods"]
+        f"{entry.method} {formats.metric_spread(entry.metric(key).best, metric)} {metric.sign}"
+        for entry in comparison.methods
     ]
-    name = {"accuracy": "accuracy", "matthews": "Matthews correlation"}[quality]
-    return f"Best {name}: " + ", ".join(best) + "."
+    return f"Best {metric.title}: " + ", ".join(map(str.rstrip, best)) + "."

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
+
+from goldiprox.analysis.quantities import Spread
+from goldiprox.objectives import ACCURACY, Metric
 
 __all__ = [
     "DASH",
     "accuracy",
     "accuracy_spread",
+    "capitalised",
     "count",
     "flops",
     "flops_tick",
     "memory",
+    "metric_spread",
+    "metric_value",
     "model_name",
     "seconds",
     "setting",
@@ -32,11 +39,20 @@ def accuracy(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.1f}"
 
 
-def accuracy_spread(spread: dict[str, Any]) -> str:
+def accuracy_spread(spread: Mapping[str, Any]) -> str:
     """Mean and standard deviation over seeds in percent: ``81.5 ± 0.4``; one seed has none."""
-    deviation = spread.get("std")
-    extra = "" if deviation is None else f" ± {100 * deviation:.1f}"
-    return accuracy(spread.get("mean")) + extra
+    mean = spread.get("mean")
+    return DASH if mean is None else ACCURACY.number_spread(mean, spread.get("std"))
+
+
+def metric_spread(spread: Spread, metric: Metric = ACCURACY) -> str:
+    """The same of any metric, without its sign."""
+    return metric.number_spread(spread.mean, spread.std)
+
+
+def metric_value(value: float, metric: Metric) -> str:
+    """A value of a metric with its sign: ``85.0 %``, ``57.31``."""
+    return f"{metric.number(value)}\u00a0{metric.sign}" if metric.sign else metric.number(value)
 
 
 def share(value: float | None) -> str:
@@ -100,6 +116,11 @@ def model_name(model: str) -> str:
     """A model's name for a title; of the path of a folder the last two parts."""
     parts = PurePath(model).parts
     return "/".join(parts[-2:]) if len(parts) > 2 else model
+
+
+def capitalised(text: str) -> str:
+    """With a capital at its beginning, the rest as it is: ``RMSE``, ``Test accuracy``."""
+    return text[:1].upper() + text[1:]
 
 
 def tick(value: float) -> str:

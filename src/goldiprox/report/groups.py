@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from goldiprox.analysis.comparison import Comparison
+from goldiprox.analysis.quantities import Spread
 from goldiprox.report import formats
 from goldiprox.report.tables import Cell, Column, Row
 
@@ -13,43 +13,42 @@ MOST_GROUPS = 50
 """The page shows so many groups, the largest ones; ``comparison.json`` holds all."""
 
 
-def group_table(comparison: dict[str, Any]) -> tuple[list[Column], list[Row], int] | None:
+def group_table(comparison: Comparison) -> tuple[list[Column], list[Row], int] | None:
     """A row a group.
 
     Args:
-        comparison: what ``comparison.json`` holds.
+        comparison: the comparison.
 
     Returns:
         Columns, rows, and how many smaller groups are left out; None where there are no groups.
     """
-    methods = [entry for entry in comparison["methods"] if entry.get("groups")]
-    if not methods:
+    audited = [(entry.method, entry.groups) for entry in comparison.methods if entry.groups]
+    if not audited:
         return None
-    pools = {group["name"]: group["share_in_pool"] for group in methods[0]["groups"]}
-    tested = any(group["final_accuracy"] for group in methods[0]["groups"])
+    pools = {group.name: group.share_in_pool for group in audited[0][1]}
+    tested = any(group.final_accuracy for group in audited[0][1])
     shares, accuracies = "of what was chosen, %", "final test accuracy, %"
     columns = [Column(key="pool", heading="training set", unit="%")]
     columns += [
-        Column(key=f"chosen-{entry['method']}", heading=entry["method"], group=shares)
-        for entry in methods
+        Column(key=f"chosen-{method}", heading=method, group=shares) for method, _ in audited
     ]
     if tested:
         columns += [
-            Column(key=f"accuracy-{entry['method']}", heading=entry["method"], group=accuracies)
-            for entry in methods
+            Column(key=f"accuracy-{method}", heading=method, group=accuracies)
+            for method, _ in audited
         ]
-    by_name = [{group["name"]: group for group in entry["groups"]} for entry in methods]
+    by_name = [{group.name: group for group in groups} for _, groups in audited]
     names = sorted(pools, key=lambda name: -pools[name])
     rows = []
     for name in names[:MOST_GROUPS]:
-        spreads = [groups[name]["share_chosen"] for groups in by_name]
+        spreads: list[Spread | None] = [groups[name].share_chosen for groups in by_name]
         if tested:
-            spreads += [groups[name]["final_accuracy"] for groups in by_name]
+            spreads += [groups[name].final_accuracy for groups in by_name]
         cells = [Cell(key="pool", text=formats.accuracy(pools[name]), value=pools[name])]
         cells += [
             Cell(key=column.key, text=formats.DASH)
             if spread is None
-            else Cell(key=column.key, text=formats.accuracy_spread(spread), value=spread["mean"])
+            else Cell(key=column.key, text=formats.metric_spread(spread), value=spread.mean)
             for column, spread in zip(columns[1:], spreads, strict=True)
         ]
         rows.append(Row(name=name, cells=cells))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from goldiprox.analysis.comparison import Comparison, MethodResult
+from goldiprox.objectives import Metric
 from goldiprox.records.ledger import CHARGED_PHASES
 from goldiprox.report import formats
 
@@ -17,12 +19,10 @@ __all__ = [
     "ledger_table",
     "left_out_operations",
     "method_table",
+    "other_table",
     "proxy_table",
     "seed_table",
 ]
-
-Comparison = dict[str, Any]
-Entry = dict[str, Any]
 
 PHASE_NAMES = {
     "irreducible-training": "irreducible-loss model: training",
@@ -70,160 +70,179 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cost:
-    """A column of costs to the target with the speedup that belongs to it."""
+    """A column of costs to the target, with the speedup that belongs to it."""
 
     key: str
     heading: str
-    unit: str
-    path: tuple[str, ...]
+    unit: str = ""
     write: Callable[[float | None], str]
-    speedup: str = ""
-
-    def find(self, entry: Entry) -> Entry:
-        """The statistics of this cost in a method's entry."""
-        for key in self.path:
-            entry = entry[key]
-        return entry
 
 
 COSTS = (
-    _Cost(
-        key="epochs",
-        heading="epochs",
-        unit="",
-        path=("epochs_to_target",),
-        write=formats.count,
-    ),
-    _Cost(
-        key="steps",
-        heading="steps",
-        unit="",
-        path=("steps_to_target",),
-        write=formats.count,
-        speedup="steps",
-    ),
-    _Cost(
-        key="seconds_charged",
-        heading="seconds",
-        unit="charged",
-        path=("seconds_to_target", "charged"),
-        write=formats.seconds,
-        speedup="seconds_charged",
-    ),
-    _Cost(
-        key="seconds_amortised",
-        heading="seconds",
-        unit="amortised",
-        path=("seconds_to_target", "amortised"),
-        write=formats.seconds,
-        speedup="seconds_amortised",
-    ),
-    _Cost(
-        key="flops_charged",
-        heading="FLOPs",
-        unit="charged",
-        path=("flops_to_target", "charged"),
-        write=formats.flops,
-        speedup="flops_charged",
-    ),
-    _Cost(
-        key="flops_amortised",
-        heading="FLOPs",
-        unit="amortised",
-        path=("flops_to_target", "amortised"),
-        write=formats.flops,
-        speedup="flops_amortised",
-    ),
+    _Cost(key="epochs", heading="epochs", write=formats.count),
+    _Cost(key="steps", heading="steps", write=formats.count),
+    _Cost(key="seconds_charged", heading="seconds", unit="charged", write=formats.seconds),
+    _Cost(key="seconds_amortised", heading="seconds", unit="amortised", write=formats.seconds),
+    _Cost(key="flops_charged", heading="FLOPs", unit="charged", write=formats.flops),
+    _Cost(key="flops_amortised", heading="FLOPs", unit="amortised", write=formats.flops),
 )
 
 
 def method_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:
     """The table of methods.
 
-    Costs to the target are where the mean accuracy of the seeds reaches it, because that is what
+    Costs to the target are where the mean of the seeds' metric reaches it, because that is what
     the speedups below them are computed from; :func:`seed_table` has every seed by itself.
 
     Args:
-        comparison: what ``comparison.json`` holds.
+        comparison: the comparison.
 
     Returns:
         Columns, and a row per method.
     """
-    budget = comparison["protocol"] == "budget"
-    methods = comparison["methods"]
-    noisy = has_noise(comparison)
-    judged = any(entry["selected_share"].get("redundant") is not None for entry in methods)
-    accuracies = [
-        Column(key="best_accuracy", heading="best", group="test accuracy, %"),
-        Column(key="final_accuracy", heading="final", group="test accuracy, %"),
-    ]
-    correlations = [
-        Column(key="best_matthews", heading="best", group="Matthews correlation, %"),
-        Column(key="final_matthews", heading="final", group="Matthews correlation, %"),
-    ]
-    if budget:
-        accuracies.reverse()
-        correlations.reverse()
-    columns = accuracies
-    if all(entry.get("final_matthews") for entry in methods):
-        columns = [*columns, *correlations]
-    if comparison["target_accuracy"] is not None:
-        group = f"to the target of {formats.share(comparison['target_accuracy'])}"
+    budget, metric = comparison.protocol == "budget", comparison.metric
+    columns = _ends(metric, f"test {metric.heading}", budget)
+    others = comparison.other_metrics()
+    if len(others) == 1:  # several have a table of their own, see other_table
+        columns += _ends(others[0], others[0].heading, budget)
+    if comparison.target is not None:
+        group = f"to the target of {formats.metric_value(comparison.target, metric)}"
         columns = [*columns, Column(key="reached", heading="seeds", unit="reached", group=group)]
-        columns += [Column(key=c.key, heading=c.heading, unit=c.unit, group=group) for c in COSTS]
-    chosen = "of what was chosen, %"
-    if noisy:
-        columns.append(Column(key="corrupted", heading="wrong", unit="label", group=chosen))
-    columns += [
-        Column(key=mark, heading=heading, group=chosen)
-        for mark, heading in known_marks(comparison).items()
-    ]
-    columns.append(Column(key="already_correct", heading="already", unit="correct", group=chosen))
-    if judged:
-        columns.append(Column(key="redundant", heading="redundant", group=chosen))
+        columns += [
+            Column(key=c.key, heading=c.heading, unit=c.unit, group=group)
+            for c in COSTS
+            if counted(comparison) or not c.key.startswith("flops")
+        ]
+    columns += _chosen_columns(comparison)
     rows = []
-    for entry in methods:
-        cells = {cell.key: cell for cell in _cells(entry)}
-        detail = f"batch {entry['batch']:,}" if budget else ""
-        rows.append(Row(name=entry["method"], cells=[cells[c.key] for c in columns], detail=detail))
+    for entry in comparison.methods:
+        cells = {cell.key: cell for cell in _cells(entry, metric, others[:1])}
+        detail = f"batch {entry.batch:,}" if budget else ""
+        rows.append(Row(name=entry.method, cells=[cells[c.key] for c in columns], detail=detail))
     return columns, rows
 
 
-def _cells(entry: Entry) -> list[Cell]:
-    reached = entry["steps_to_target"]["reached"]
-    cells = [_accuracy("best_accuracy", entry), _accuracy("final_accuracy", entry)]
-    if entry.get("final_matthews"):
-        cells += [_accuracy("best_matthews", entry), _accuracy("final_matthews", entry)]
-    cells.append(Cell(key="reached", text=f"{reached}/{entry['seeds']}", value=reached))
+def other_table(comparison: Comparison) -> tuple[list[Column], list[Row]] | None:
+    """Further metrics of the methods, where there are several."""
+    others = comparison.other_metrics()
+    if len(others) < 2:
+        return None
+    budget = comparison.protocol == "budget"
+    columns = [column for one in others for column in _ends(one, one.heading, budget)]
+    rows = []
+    for entry in comparison.methods:
+        cells = {cell.key: cell for one in others for cell in _metric_cells(entry, one, one.name)}
+        rows.append(Row(name=entry.method, cells=[cells[column.key] for column in columns]))
+    return columns, rows
+
+
+def _ends(metric: Metric, group: str, budget: bool) -> list[Column]:
+    """Two columns of a metric, what counts first."""
+    columns = [
+        Column(key=f"{end}_{metric.name}", heading=end, group=group) for end in ("best", "final")
+    ]
+    return columns[::-1] if budget else columns
+
+
+def _chosen_columns(comparison: Comparison) -> list[Column]:
+    """What is known of the examples that were chosen."""
+    group = "of what was chosen, %"
+    columns = []
+    if has_noise(comparison):
+        wrong = wrong_words(comparison)
+        columns.append(Column(key="corrupted", heading=wrong.head, unit=wrong.unit, group=group))
+    columns += [
+        Column(key=mark, heading=heading, group=group)
+        for mark, heading in known_marks(comparison).items()
+    ]
+    if knows_correct(comparison):
+        columns.append(
+            Column(key="already_correct", heading="already", unit="correct", group=group)
+        )
+    if any(entry.selected_share.get("redundant") is not None for entry in comparison.methods):
+        columns.append(Column(key="redundant", heading="redundant", group=group))
+    return columns
+
+
+def _cells(entry: MethodResult, metric: Metric, others: Sequence[Metric]) -> list[Cell]:
+    steps = entry.to_target.get("steps")
+    reached = 0 if steps is None else steps.reached
+    cells = _metric_cells(entry, metric, None)
+    cells += [cell for other in others for cell in _metric_cells(entry, other, other.name)]
+    cells.append(Cell(key="reached", text=f"{reached}/{entry.seeds}", value=reached))
     for cost in COSTS:
-        value = cost.find(entry)["mean_curve"]
-        ratio = (entry.get("speedup_over_uniform") or {}).get(cost.speedup)
+        value = entry.to_target[cost.key].mean_curve
+        ratio = entry.speedups.get(cost.key)
         cells.append(
             Cell(
                 key=cost.key,
                 text=cost.write(value),
                 value=value,
-                note=""
-                if ratio is None or entry["method"] == "uniform"
-                else formats.speedup(ratio),
-                note_key=f"speedup_{cost.speedup}",
+                note="" if ratio is None or entry.method == "uniform" else formats.speedup(ratio),
+                note_key=f"speedup_{cost.key}",
                 note_value=ratio,
             )
         )
     for key in ("corrupted", "low_relevance", "ambiguous", "already_correct", "redundant"):
-        value = entry["selected_share"].get(key)
-        cells.append(Cell(key=key, text=formats.accuracy(value), value=value))
+        share = entry.selected_share.get(key)
+        cells.append(Cell(key=key, text=formats.accuracy(share), value=share))
     return cells
 
 
-def _accuracy(key: str, entry: Entry) -> Cell:
-    return Cell(key=key, text=formats.accuracy_spread(entry[key]), value=entry[key]["mean"])
+def _metric_cells(entry: MethodResult, metric: Metric, key: str | None) -> list[Cell]:
+    ends = entry.metric(key)
+    return [
+        Cell(
+            key=f"{name}_{metric.name}",
+            text=formats.metric_spread(spread, metric),
+            value=spread.mean,
+        )
+        for name, spread in (("best", ends.best), ("final", ends.final))
+    ]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What an example whose label is not the published one is called.
+
+    Attributes:
+        head: first line of a column's heading.
+        unit: its second line.
+        short: on the terminal.
+        chosen: of such examples, after "was chosen that is".
+        title: of a figure.
+    """
+
+    head: str
+    unit: str
+    short: str
+    chosen: str
+    title: str
+
+
+WRONG = Words("wrong", "label", "wrong\nlabels %", "wrongly labelled", "Wrong labels")
+EXCHANGED = Words("false", "target", "false\ntargets %", "with a false target", "False targets")
+
+
+def wrong_words(comparison: Comparison) -> Words:
+    """Classes are labelled wrongly; numbers and label sets are exchanged for others'."""
+    return EXCHANGED if comparison.data.get("targets", "classes") != "classes" else WRONG
 
 
 def has_noise(comparison: Comparison) -> bool:
     """Whether any label of the data, or anything chosen, is known to be wrong."""
-    shares = [entry["selected_share"]["corrupted"] for entry in comparison["methods"]]
-    return bool(comparison["share_corrupted_in_data"] or any(shares))
+    shares = [entry.selected_share.get("corrupted") for entry in comparison.methods]
+    return None not in shares and bool(comparison.share_corrupted or any(shares))
+
+
+def knows_correct(comparison: Comparison) -> bool:
+    """Whether it is known of every method which chosen examples were right already."""
+    return all(e.selected_share.get("already_correct") is not None for e in comparison.methods)
+
+
+def counted(comparison: Comparison) -> bool:
+    """Whether floating-point operations were counted at all."""
+    return any(point.costs["flops"] for entry in comparison.methods for point in entry.curve)
 
 
 def known_marks(comparison: Comparison) -> dict[str, str]:
@@ -232,52 +251,52 @@ def known_marks(comparison: Comparison) -> dict[str, str]:
     return {
         mark: name
         for mark, name in names.items()
-        if all(e["selected_share"].get(mark) is not None for e in comparison["methods"])
+        if all(entry.selected_share.get(mark) is not None for entry in comparison.methods)
     }
 
 
 def seed_table(comparison: Comparison) -> tuple[list[Column], list[Row]]:
-    """Every run of every method: accuracies, and costs at its own first reaching of the target."""
+    """Every run of every method: its metric, and costs at its own first reaching of the target."""
+    metric = comparison.metric
     columns = [
-        Column(key="best_accuracy", heading="best", unit="%"),
-        Column(key="final_accuracy", heading="final", unit="%"),
+        Column(key=f"{end}_{metric.name}", heading=end, unit=metric.sign)
+        for end in ("best", "final")
     ]
-    costs = COSTS if comparison["target_accuracy"] is not None else ()
+    costs = COSTS if comparison.target is not None else ()
     columns += [Column(key=c.key, heading=c.heading, unit=c.unit) for c in costs]
     rows = []
-    for entry in comparison["methods"]:
-        for seed in range(entry["seeds"]):
+    for entry in comparison.methods:
+        for run in range(entry.seeds):
+            ends = [entry.best.values[run], entry.final.values[run]]
             cells = [
-                Cell(key=c.key, text=formats.accuracy(value), value=value)
-                for c in columns[:2]
-                for value in [entry[c.key]["values"][seed]]
+                Cell(key=column.key, text=metric.number(value), value=value)
+                for column, value in zip(columns[:2], ends, strict=True)
             ]
             for cost in costs:
-                at = cost.find(entry)["values"][seed]
+                at = entry.to_target[cost.key].values[run]
                 cells.append(Cell(key=cost.key, text=cost.write(at), value=at))
-            rows.append(Row(name=entry["method"], detail=f"run {seed + 1}", cells=cells))
+            rows.append(Row(name=entry.method, detail=f"run {run + 1}", cells=cells))
     return columns, rows
 
 
 def batch_table(comparison: Comparison) -> tuple[list[Column], list[Row]] | None:
-    """Final accuracy by batch size, where several were tried; the chosen one is marked."""
-    tried = {int(b) for e in comparison["methods"] for b in e.get("final_accuracy_by_batch", {})}
+    """The final metric by batch size, where several were tried; the chosen one is marked."""
+    tried = sorted({batch for entry in comparison.methods for batch in entry.final_by_batch})
     if not tried:
         return None
-    columns = [Column(key=f"batch-{b}", heading=f"{b:,}", group="batch") for b in sorted(tried)]
+    columns = [Column(key=f"batch-{b}", heading=f"{b:,}", group="batch") for b in tried]
     rows = []
-    for entry in comparison["methods"]:
-        by_batch = entry.get("final_accuracy_by_batch", {})
+    for entry in comparison.methods:
         cells = []
-        for batch in sorted(tried):
-            spread = by_batch.get(str(batch))
+        for batch in tried:
+            spread = entry.final_by_batch.get(batch)
             if spread is None:
                 cells.append(Cell(key=f"batch-{batch}", text=formats.DASH))
                 continue
-            note = "chosen" if batch == entry["batch"] else ""
-            text = formats.accuracy_spread(spread)
-            cells.append(Cell(key=f"batch-{batch}", text=text, value=spread["mean"], note=note))
-        rows.append(Row(name=entry["method"], cells=cells))
+            note = "chosen" if batch == entry.batch else ""
+            text = formats.metric_spread(spread, comparison.metric)
+            cells.append(Cell(key=f"batch-{batch}", text=text, value=spread.mean, note=note))
+        rows.append(Row(name=entry.method, cells=cells))
     return columns, rows
 
 
@@ -291,13 +310,13 @@ def proxy_table(comparison: Comparison, most: int = 8) -> tuple[list[Column], li
     """Rank correlation of the proxy's and the target's reducible losses along training.
 
     Args:
-        comparison: what ``comparison.json`` holds.
+        comparison: the comparison.
         most: so many epochs at most, evenly chosen, the first and the last among them.
 
     Returns:
         Columns (epochs) and rows; None where no proxy was compared.
     """
-    found = (comparison.get("proxy") or {}).get("rank_correlations") or {}
+    found: dict[str, Any] = (comparison.proxy or {}).get("rank_correlations") or {}
     epochs = sorted({point["epoch"] for points in found.values() for point in points})
     if not epochs:
         return None
@@ -318,9 +337,9 @@ def proxy_table(comparison: Comparison, most: int = 8) -> tuple[list[Column], li
     return columns, rows
 
 
-def ledger_table(entry: Entry) -> list[Row]:
+def ledger_table(entry: MethodResult) -> list[Row]:
     """One method's costs by phase, what is charged added up in bold."""
-    phases = entry["ledger"]["phases"]
+    phases = entry.ledger.to_json()["phases"]
     charged = [phases[phase] for phase in CHARGED_PHASES if phase in phases]
     total = {key: sum(cost[key] for cost in charged) for key in ("flops", "seconds")}
     rows = [
@@ -333,9 +352,8 @@ def ledger_table(entry: Entry) -> list[Row]:
 
 
 def left_out_operations(comparison: Comparison) -> list[str]:
-    """Operations that are missing in the FLOPs of some method; old files do not tell."""
-    ledgers = (entry["ledger"] for entry in comparison["methods"])
-    return sorted({name for one in ledgers for name in one.get("uncounted_operations", ())})
+    """Operations that are missing in the FLOPs of some method."""
+    return sorted({name for entry in comparison.methods for name in entry.ledger.uncounted})
 
 
 def _cost_cells(cost: dict[str, float]) -> list[Cell]:

@@ -451,8 +451,7 @@ class Loop:
         value = self.evaluations[-1].metrics.get(headline.name) if self.evaluations else None
         if value is None:
             return ""
-        shown = f"{value:.1%}" if headline.unit == "share" else f"{value:.4g}"
-        return f", {headline.title} {shown}"
+        return f", {headline.title} {headline.written(value)}"
 
     def _marks_of(self, ids: Tensor) -> dict[str, Tensor]:
         positions = self.task.train.positions_of(ids)
@@ -497,6 +496,7 @@ class Loop:
         if values:
             found |= {
                 "metric": asdict(headline),
+                "metrics": [asdict(metric) for metric in self.objective.metrics],
                 "final": values[-1],
                 "best": headline.best(values),
             }

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from goldiprox.analysis.compare import summarise
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.analysis.gallery import collect_gallery
 from goldiprox.config import CompareConfig, IrreducibleConfig, TrainConfig, fitted_to, settings_of
 from goldiprox.data.splits import Splits
-from goldiprox.objectives import ACCURACY, objective
+from goldiprox.objectives import objective
 from goldiprox.precompute.coreset import CoreSet
 from goldiprox.precompute.irreducible import parts_of, require_fitting
 from goldiprox.records.files import read_json, write_json
@@ -69,7 +70,7 @@ def compare(
     irreducible: IrreducibleConfig | None = None,
     table: Table | None = None,
     execution: Execution = SILENTLY,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare methods on one data set; interrupted, the same call goes on where it stopped.
 
     Args:
@@ -81,7 +82,7 @@ def compare(
         execution: how it is done.
 
     Returns:
-        What ``comparison.json`` holds.
+        The comparison, as ``comparison.json`` holds it.
 
     Raises:
         ConfigError: before anything is trained, if settings do not fit together or the data.
@@ -94,7 +95,7 @@ def compare(
         execution.progress.said(changed)
     irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     arms = arms_of(config)
-    require_accuracy(config)
+    require_target(config)
     for entry in arms:
         for batch in config.batch:
             planned = config.run(entry.trained_with, batch, 0)
@@ -123,7 +124,7 @@ def _compare(
     settings: dict[str, Any],
     out: Path,
     execution: Execution,
-) -> dict[str, Any]:
+) -> Comparison:
     """Make what is missing in a comparison's folder."""
     needs_table = any(entry.method.needs_irreducible_model for entry in arms)
     if table is None and needs_table:
@@ -189,25 +190,24 @@ def _compare(
             report=execution.stage(f"[{number}/{len(runs)}] {title}"),
         )
     comparison = summarise([run.folder for run in runs], settings, target=config.target)
-    write_json(out / "comparison.json", comparison)
+    comparison.write(out / "comparison.json")
     collect_gallery([run.folder for run in runs], splits, table, out / "examples.parquet")
     write_report(out)
     return comparison
 
 
-def require_accuracy(config: CompareConfig) -> None:
-    """Refuse an objective that a comparison cannot judge yet.
+def require_target(config: CompareConfig) -> None:
+    """Refuse a target that the objective's headline cannot have.
 
     Raises:
-        ConfigError: if its headline is not an accuracy.
+        ConfigError: naming it.
     """
-    headline = objective(config.objective).headline
-    if headline != ACCURACY:
-        raise ConfigError(
-            f"a comparison is by accuracy so far, and the headline of --objective "
-            f"{config.objective} is {headline.title}; train the methods one by one with goldiprox "
-            "train"
-        )
+    metric = objective(config.objective).headline
+    if config.target is None or metric.unit != "share" or 0 < config.target <= 1:
+        return
+    raise ConfigError(
+        f"--target is {config.target}; it is of the {metric.title}, a share between 0 and 1"
+    )
 
 
 def comparison_settings(

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.config import CompareConfig, IrreducibleConfig
 from goldiprox.data.own import from_items
 from goldiprox.data.splits import DataConfig, Splits, make_splits
@@ -44,7 +45,7 @@ def compare(
     seeds: int = 3,
     progress: Progress | None = None,
     **settings: Any,
-) -> Any:
+) -> Comparison:
     """Train each method on the same pools and say who gets there first, and what it cost.
 
     What ``goldiprox compare`` does, on data sets, models and objectives of one's own; interrupted,
@@ -83,7 +84,8 @@ def compare(
             those of the irreducible-loss model with ``il_`` before them.
 
     Returns:
-        The comparison, as ``comparison.json`` holds it.
+        The comparison, as ``comparison.json`` holds it; see
+        :class:`goldiprox.analysis.comparison.Comparison`.
 
     Raises:
         ConfigError: before anything is trained, if settings are unknown or do not fit.

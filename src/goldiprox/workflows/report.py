@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from goldiprox.analysis.compare import summarise
-from goldiprox.records.files import read_json, write_json
+from goldiprox.analysis.comparison import Comparison
+from goldiprox.records.files import read_json
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.studies import MANIFEST, is_study
 from goldiprox.report.html import write_report
@@ -24,7 +25,7 @@ def report_runs(
     *,
     allow_different_data: bool = False,
     overwrite: bool = False,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Comparison, Path]:
     """Summarise finished runs and write ``comparison.json`` and ``report.html``.
 
     Args:
@@ -61,7 +62,7 @@ def report_runs(
     comparison = summarise(
         folders, settings, target=target, allow_different_data=allow_different_data
     )
-    write_json(out / "comparison.json", comparison)
+    comparison.write(out / "comparison.json")
     study = home if settings else None
     return comparison, write_report(out, study)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, fitted_to, settings_of
 from goldiprox.data.splits import Splits
+from goldiprox.objectives import ACCURACY, Metric
 from goldiprox.precompute.irreducible import irreducible_cost, require_fitting
 from goldiprox.records.ledger import RUN_PHASES, Ledger
 from goldiprox.records.runs import RunFolder
@@ -152,12 +153,11 @@ def train_one(
 def _outcome(result: dict[str, Any]) -> dict[str, str]:
     """The final and the best value of the run's headline metric."""
     if "metric" not in result:  # finished by version 0.1.0
-        metric = {"title": "accuracy", "unit": "share"}
+        metric = ACCURACY
         result = {**result, "final": result["final_accuracy"], "best": result["best_accuracy"]}
     else:
-        metric = result["metric"]
-    form = ".1%" if metric["unit"] == "share" else ".4g"
-    return {f"{end} {metric['title']}": format(result[end], form) for end in ("final", "best")}
+        metric = Metric(**result["metric"])
+    return {f"{end} {metric.title}": metric.written(result[end]) for end in ("final", "best")}
 
 
 def run_manifest(

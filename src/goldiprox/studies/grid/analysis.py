@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+from goldiprox.analysis.comparison import Comparison
+from goldiprox.analysis.quantities import Facts
 from goldiprox.analysis.verdict import BASELINES
+from goldiprox.objectives import ACCURACY, Metric
 
-__all__ = ["METRICS", "by_name", "summarise_grid"]
+__all__ = ["COSTS", "by_name", "summarise_grid"]
 
-METRICS = ("steps", "seconds_charged", "seconds_amortised", "flops_charged", "flops_amortised")
+COSTS = ("steps", "seconds_charged", "seconds_amortised", "flops_charged", "flops_amortised")
 """Speedups over uniform, as in a comparison's ``speedup_over_uniform``."""
 
 
@@ -27,8 +31,8 @@ def summarise_grid(
     """Put the comparisons of all cells together.
 
     Args:
-        cells: ``name``, ``title``, ``at`` (value on each axis), ``comparison`` (what its
-            ``comparison.json`` holds, None if there is none) and ``failed`` (why, else None).
+        cells: ``name``, ``title``, ``at`` (value on each axis), ``comparison`` (a
+            :class:`Comparison`, None if there is none) and ``failed`` (why, else None).
         axes: what varies, with its values.
         settings: recorded as they are.
         data: the data's description.
@@ -36,67 +40,72 @@ def summarise_grid(
     Returns:
         What the grid's ``comparison.json`` holds; see ``docs/formats.md``.
     """
-    done = [cell["comparison"] for cell in cells if cell["comparison"] is not None]
-    first: dict[str, Any] = done[0] if done else {}
-    names = [entry["method"] for entry in first.get("methods", [])]
+    done: list[Comparison] = [c["comparison"] for c in cells if c["comparison"] is not None]
+    names = [entry.method for found in done[:1] for entry in found.methods]
     judged = [name for name in names if name not in BASELINES]
     described = [_describe(cell) for cell in cells]
-    irreducible = next((f["irreducible"] for f in done if f["irreducible"]), None)
+    irreducible = next((found.irreducible for found in done if found.irreducible), None)
+    metric = done[0].metric if done else ACCURACY
     return {
         "dataset": data["dataset"],
         "protocol": "paper",
         "settings": settings,
         "data": data,
-        "versions": first.get("versions", {}),
-        "processes": max((found["processes"] for found in done), default=1),
+        "metric": asdict(metric),
+        "versions": done[0].versions if done else {},
+        "processes": max((found.processes for found in done), default=1),
         "irreducible": irreducible,
         "grid": {
             "axes": [{"name": name, "values": list(values)} for name, values in axes],
             "seeds": settings["compare"]["seeds"],
             "cells": described,
-            "summary": [_summary(name, described, irreducible or {}) for name in judged],
+            "summary": [_summary(name, described, irreducible or {}, metric) for name in judged],
         },
     }
 
 
 def _describe(cell: dict[str, Any]) -> dict[str, Any]:
     """One cell: what a reader of the grid wants of its comparison."""
-    found = cell["comparison"]
+    found: Comparison | None = cell["comparison"]
     body = {key: cell[key] for key in ("name", "title", "at", "failed")}
     if found is None:
-        return {**body, "target_accuracy": None, "model": None, "methods": []}
+        return {**body, "target": None, "model": None, "methods": []}
+    metric = found.metric
     keys = (
-        *("method", "seeds", "batch", "pool", "steps", "best_accuracy", "final_accuracy"),
+        *("method", "seeds", "batch", "pool", "steps", "best", "final"),
+        *(f"best_{metric.name}", f"final_{metric.name}"),
         *("steps_to_target", "seconds_to_target", "flops_to_target", "speedup_over_uniform"),
         "selected_share",
     )
     return {
         **body,
-        "target_accuracy": found["target_accuracy"],
-        "model": found["model"],
+        "target": found.target,
+        f"target_{metric.name}": found.target,
+        "model": found.model,
         "methods": [
             {
-                **{key: entry[key] for key in keys},
+                **{key: written[key] for key in keys},
                 "curve": [
-                    {"step": point["step"], "accuracy": point["accuracy"]["mean"]}
-                    for point in entry["curve"]
+                    {"step": point.costs["step"], "value": point.value.mean}
+                    for point in entry.curve
                 ],
             }
-            for entry in found["methods"]
+            for entry in found.methods
+            for written in [entry.to_json(metric)]
         ],
     }
 
 
 def _summary(
-    name: str, cells: Sequence[dict[str, Any]], irreducible: dict[str, Any]
+    name: str, cells: Sequence[dict[str, Any]], irreducible: Facts, metric: Metric
 ) -> dict[str, Any]:
     """One method over all cells."""
     run = [(cell, by_name(cell)) for cell in cells if name in by_name(cell)]
     speedups = [entries[name]["speedup_over_uniform"] for _, entries in run]
-    by_metric = {}
-    for metric in METRICS:
-        known = [s[metric] for s in speedups if s[metric] is not None]
-        by_metric[metric] = {
+    by_cost = {}
+    for cost in COSTS:
+        known = [s[cost] for s in speedups if s[cost] is not None]
+        by_cost[cost] = {
             "faster": sum(value > 1 for value in known),
             "median": median(known) if known else None,
             "geometric_mean": math.exp(sum(map(math.log, known)) / len(known)) if known else None,
@@ -108,11 +117,11 @@ def _summary(
         "cells": len(run),
         "reached": sum(s["steps"] is not None for s in speedups),
         "better": sum(
-            entries[name]["best_accuracy"]["mean"] > entries["uniform"]["best_accuracy"]["mean"]
+            metric.gain(entries[name]["best"]["mean"], entries["uniform"]["best"]["mean"]) > 0
             for _, entries in run
             if "uniform" in entries
         ),
-        "speedup": by_metric,
+        "speedup": by_cost,
         "one_table": _one_table(name, run, irreducible),
     }
 
@@ -125,7 +134,7 @@ def by_name(cell: dict[str, Any]) -> dict[str, Any]:
 def _one_table(
     name: str,
     run: Sequence[tuple[dict[str, Any], dict[str, Any]]],
-    irreducible: dict[str, Any],
+    irreducible: Facts,
 ) -> dict[str, float | None]:
     """All cells together, the table paid for once: uniform's cost to its bests over the method's.
 

@@ -14,10 +14,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from goldiprox.analysis.quantities import Spread
+from goldiprox.objectives import Metric
 from goldiprox.records.files import read_json
 from goldiprox.report import formats
 from goldiprox.studies.base import write_page
-from goldiprox.studies.grid.analysis import METRICS, by_name
+from goldiprox.studies.grid.analysis import COSTS, by_name
 
 __all__ = ["grid_sentence", "grid_table", "write_grid_report"]
 
@@ -75,6 +77,7 @@ def write_grid_report(out: Path, home: Path) -> None:
     found: Grid = read_json(home / "comparison.json")
     grid = found["grid"]
     judged = [summary["method"] for summary in grid["summary"]]
+    metric = _metric(found)
     write_page(
         out,
         home,
@@ -87,14 +90,23 @@ def write_grid_report(out: Path, home: Path) -> None:
         failed=[cell for cell in grid["cells"] if cell["failed"] is not None],
         answers=[(_answer(s), grid_sentence(s)) for s in grid["summary"]],
         summaries=[(s["method"], _summary_rows(s)) for s in grid["summary"]],
-        panels=[(name, _panels(grid, name)) for name in judged],
-        rows=_rows(grid),
+        panels=[(name, _panels(grid, name, metric)) for name in judged],
+        metric=metric,
+        rows=_rows(grid, metric),
     )
+
+
+def _metric(found: Grid) -> Metric:
+    return Metric(**found["metric"])
+
+
+def _spread(entry: dict[str, Any], end: str, metric: Metric) -> str:
+    return formats.metric_spread(Spread.from_json(entry[end]), metric)
 
 
 def _answer(summary: dict[str, Any]) -> str:
     """The shortest answer that is true."""
-    faster = {metric: summary["speedup"][metric]["faster"] for metric in METRICS}
+    faster = {cost: summary["speedup"][cost]["faster"] for cost in COSTS}
     return (
         f"{summary['method']} is faster in {faster['steps']} of {summary['cells']} cells in steps, "
         f"in {faster['seconds_charged']} in seconds with everything charged."
@@ -106,9 +118,9 @@ def grid_sentence(summary: dict[str, Any]) -> str:
     name, count, speedup = summary["method"], summary["cells"], summary["speedup"]
     if not count:
         return f"{name}: no cell was finished."
-    faster = {metric: speedup[metric]["faster"] for metric in METRICS}
+    faster = {cost: speedup[cost]["faster"] for cost in COSTS}
     text = (
-        f"{name} reaches uniform's best accuracy in {summary['reached']} of {count} cells, in "
+        f"{name} reaches uniform's best in {summary['reached']} of {count} cells, in "
         f"fewer steps in {faster['steps']}"
     )
     if speedup["steps"]["median"] is not None:
@@ -135,12 +147,15 @@ def _against(ratio: float) -> str:
 def grid_table(found: Grid) -> Table:
     """The end of a grid on the terminal: a row per cell and judged method."""
     grid = found["grid"]
-    title = f"{found['dataset']}: speedups over uniform to its best accuracy in each cell"
+    metric = _metric(found)
+    title = f"{found['dataset']}: speedups over uniform to its best {metric.title} in each cell"
     table = Table(title=Text(title), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("cell", overflow="fold")
     table.add_column("method", overflow="fold")
-    for heading in ("uniform\nbest %", "best\n%", "steps", "seconds\ncharged", "FLOPs\ncharged",
-                    "FLOPs\namortised"):  # fmt: skip
+    for heading in (
+        *(f"uniform\nbest {metric.sign}", f"best\n{metric.sign}", "steps"),
+        *("seconds\ncharged", "FLOPs\ncharged", "FLOPs\namortised"),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for cell in grid["cells"]:
         entries = by_name(cell)
@@ -155,10 +170,8 @@ def grid_table(found: Grid) -> Table:
             table.add_row(
                 Text(cell["title"]),
                 Text(entry["method"]),
-                formats.DASH
-                if uniform is None
-                else formats.accuracy_spread(uniform["best_accuracy"]),
-                formats.accuracy_spread(entry["best_accuracy"]),
+                formats.DASH if uniform is None else _spread(uniform, "best", metric),
+                _spread(entry, "best", metric),
                 *(
                     formats.speedup(speedup[key])
                     for key in ("steps", "seconds_charged", "flops_charged", "flops_amortised")
@@ -171,11 +184,11 @@ def grid_table(found: Grid) -> Table:
 
 def _summary_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
-    for metric in METRICS:
-        values = summary["speedup"][metric]
+    for cost in COSTS:
+        values = summary["speedup"][cost]
         rows.append(
             {
-                "metric": WORDS[metric],
+                "cost": WORDS[cost],
                 "faster": f"{values['faster']} of {summary['cells']}",
                 **{
                     key: formats.speedup(values[key])
@@ -186,21 +199,21 @@ def _summary_rows(summary: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _panels(grid: Grid, name: str) -> list[Panel]:
+def _panels(grid: Grid, name: str, metric: Metric) -> list[Panel]:
     """The cells as tables; a single axis is one row."""
     axes = [(axis["name"], axis["values"]) for axis in grid["axes"]]
     while len(axes) < 2:
         axes.insert(0, ("", [None]))
     *outer, (row_name, row_values), (column_name, column_values) = axes
     by_place = {tuple(cell["at"].values()): cell for cell in grid["cells"]}
-    lowest = _lowest(grid)
+    edge = _worst(grid, metric)
     panels = []
     for place in itertools.product(*(values for _, values in outer)):
         rows = []
         for row in row_values:
             at = [*place, row]
             boxes = [
-                _box(by_place[tuple(v for v in [*at, column] if v is not None)], name, lowest)
+                _box(by_place[tuple(v for v in [*at, column] if v is not None)], name, edge, metric)
                 for column in column_values
             ]
             rows.append((_value(row_name, row), boxes))
@@ -220,13 +233,18 @@ def _value(axis: str, value: Any) -> str:
     return f"{formats.setting(value)} chosen" if axis == "share" else f"{axis} {value:g}"
 
 
-def _lowest(grid: Grid) -> float:
-    """Where all curves' axes begin: a little under the lowest accuracy at the end of any run."""
-    ends = [e["curve"][-1]["accuracy"] for cell in grid["cells"] for e in cell["methods"]]
-    return max(0.0, min(ends, default=0.0) - 0.1)
+def _worst(grid: Grid, metric: Metric) -> float:
+    """Where all curves' axes begin: a little beyond the worst value at the end of any run."""
+    ends: list[float] = [e["curve"][-1]["value"] for cell in grid["cells"] for e in cell["methods"]]
+    if not ends:
+        return 0.0
+    if metric.unit == "share" and metric.higher_is_better:
+        return max(0.0, min(ends) - 0.1)
+    margin = 0.2 * (max(ends) - min(ends))
+    return min(ends) - margin if metric.higher_is_better else max(ends) + margin
 
 
-def _box(cell: dict[str, Any], name: str, lowest: float) -> Box:
+def _box(cell: dict[str, Any], name: str, edge: float, metric: Metric) -> Box:
     entries = by_name(cell)
     link = f"cells/{cell['name']}/report.html"
     if name not in entries:
@@ -235,10 +253,10 @@ def _box(cell: dict[str, Any], name: str, lowest: float) -> Box:
     entry, uniform = entries[name], entries.get("uniform")
     speedup = entry["speedup_over_uniform"]
     steps = speedup["steps"]
-    best = formats.accuracy(entry["best_accuracy"]["mean"])
-    lines = [f"best {best} %"]
+    best = f"{metric.number(entry['best']['mean'])} {metric.sign}".rstrip()
+    lines = [f"best {best}"]
     if uniform is not None:
-        lines = [f"best {formats.accuracy(uniform['best_accuracy']['mean'])} → {best} %"]
+        lines = [f"best {metric.number(uniform['best']['mean'])} → {best}"]
     kind, strength, head, unit = "never", 0, "never", "gets to uniform's best"
     if steps is not None:
         kind = "faster" if steps > 1 else "slower" if steps < 1 else "equal"
@@ -259,20 +277,23 @@ def _box(cell: dict[str, Any], name: str, lowest: float) -> Box:
         unit=unit,
         lines=lines,
         curves=_curves([(k, e["curve"]) for k, e in drawn if e is not None],
-                       cell["target_accuracy"], lowest),
+                       cell["target"], edge, metric),
     )  # fmt: skip
 
 
 def _curves(
-    curves: Sequence[tuple[str, list[dict[str, float]]]], target: float | None, lowest: float
+    curves: Sequence[tuple[str, list[dict[str, float]]]],
+    target: float | None,
+    edge: float,
+    metric: Metric,
 ) -> Markup:
-    """Accuracy against steps, small: one line a method, the target dashed."""
+    """The metric against steps, small, better above: one line a method, the target dashed."""
     last = max(points[-1]["step"] for _, points in curves)
-    top = max(point["accuracy"] for _, points in curves for point in points)
-    top = max(top, lowest + 0.01)
+    gains = [metric.gain(point["value"], edge) for _, points in curves for point in points]
+    top = max(*gains, 0.01 if metric.unit == "share" else 1e-9)
 
-    def y(accuracy: float) -> float:
-        share = (accuracy - lowest) / (top - lowest)
+    def y(value: float) -> float:
+        share = metric.gain(value, edge) / top
         return round(HEIGHT - 2 - (HEIGHT - 4) * max(0.0, share), 1)
 
     parts = []
@@ -282,14 +303,14 @@ def _curves(
         )
     for kind, points in curves:
         places = " ".join(
-            f"{WIDTH * point['step'] / last:.1f},{y(point['accuracy'])}" for point in points
+            f"{WIDTH * point['step'] / last:.1f},{y(point['value'])}" for point in points
         )
         parts.append(f'<polyline class="{kind}" points="{places}"/>')
     view = f'viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true"'
     return Markup(f'<svg class="spark" {view}>{"".join(parts)}</svg>')  # numbers and our own names
 
 
-def _rows(grid: Grid) -> list[dict[str, Any]]:
+def _rows(grid: Grid, metric: Metric) -> list[dict[str, Any]]:
     """Every method of every cell, for the table that hides nothing."""
     rows = []
     for cell in grid["cells"]:
@@ -300,8 +321,8 @@ def _rows(grid: Grid) -> list[dict[str, Any]]:
                     "cell": cell["title"],
                     "method": entry["method"],
                     "numbers": [
-                        formats.accuracy_spread(entry["best_accuracy"]),
-                        formats.accuracy_spread(entry["final_accuracy"]),
+                        _spread(entry, "best", metric),
+                        _spread(entry, "final", metric),
                         f"{entry['steps_to_target']['reached']}/{entry['seeds']}",
                         formats.count(entry["steps_to_target"]["mean_curve"]),
                         formats.seconds(seconds["charged"]["mean_curve"]),

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from goldiprox.analysis.comparison import Comparison
 from goldiprox.config import CompareConfig, IrreducibleConfig
 from goldiprox.data.splits import Splits
 from goldiprox.precompute.irreducible import require_fitting
@@ -27,7 +28,7 @@ from goldiprox.workflows.arms import arms_of, require_possible
 from goldiprox.workflows.compare import (
     compare,
     comparison_settings,
-    require_accuracy,
+    require_target,
 )
 from goldiprox.workflows.execution import SILENTLY, Execution
 from goldiprox.workflows.irreducible import irreducible_for
@@ -84,7 +85,7 @@ def compare_grid(
     """
     irreducible = (irreducible or IrreducibleConfig()).beside(config.objective)
     found = cells(config, grid)
-    require_accuracy(config)
+    require_target(config)
     arms = arms_of(config)
     shape = splits.train.store.example_shape
     for cell in found:
@@ -182,7 +183,7 @@ def grid_of(out: Path, home: Path) -> dict[str, Any]:
                 "title": cell.title,
                 "at": cell.at,
                 "failed": None if done else failed.get(cell.name, "not finished"),
-                "comparison": read_json(file) if done else None,
+                "comparison": Comparison.read(file) if done else None,
             }
         )
     comparison = summarise_grid(summaries, grid.axes, settings, manifest["data"])
