@@ -208,6 +208,7 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
     assert torch.bincount(dataset.labels_N).tolist() == [9, 5, 3]
     assert said(dataset) == {
         "read: links to folders": 1,
+        "read: folders in classes": 2,
         "left out: links to a folder that they are in": 2,
         "left out: links to nothing, pipes and devices": 1,
     }
@@ -348,3 +349,50 @@ def test_too_few_images_to_test_on_are_refused_with_what_to_do(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name, 2)
     assert "give at least 3 examples of a class" in error(str(tmp_path), reading=INLINE)
+
+
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("train_32x32", "val_32x32"), ("Train1", "Test1"), ("train (1)", "test (1)"),
+        ("trainA", "testA"), ("train_dir", "valid_dir"), ("xtrain", "xtest"), ("tr", "te"),
+    ],
+)  # fmt: skip
+def test_other_names_are_parts_if_they_differ_in_one_word_and_hold_the_same(tmp_path, train, test):
+    for part, count in ((train, 5), (test, 2)):
+        for name in ("cat", "dog"):
+            fill(tmp_path / part / name, count)
+    dataset = load(str(tmp_path), reading=INLINE)
+    assert dataset.class_names == ("cat", "dog")
+    assert (len(dataset.train_rows), len(dataset.test_rows)) == (10, 4)
+
+
+def test_what_only_sounds_like_parts_is_classes(tmp_path):
+    fill(tmp_path / "trainers" / "red")
+    fill(tmp_path / "testers" / "blue")
+    dataset = load(str(tmp_path), reading=INLINE)
+    assert dataset.class_names == ("testers", "trainers")
+    assert said(dataset) == {"read: folders in classes": 2}
+
+
+def test_parts_inside_of_classes_are_not_mixed(tmp_path):
+    for name in ("cat", "dog"):
+        fill(tmp_path / name / "train")
+        fill(tmp_path / name / "test")
+    with pytest.raises(DataError, match="2 folders hold parts of their own, such as cat/train"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("other", ["cat ", "c\u200bat", "c\u00adat"])
+def test_classes_that_look_alike_are_refused(tmp_path, other):
+    for name in ("cat", other, "dog"):
+        fill(tmp_path / name)
+    with pytest.raises(DataError, match="differ only in spaces, invisible characters"):
+        load(str(tmp_path))
+
+
+def test_a_table_beside_images_is_named(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n0.png,a\n")
+    with pytest.raises(DataError, match=r"or name .*metadata\.csv if that lists images and labels"):
+        load(str(tmp_path))

@@ -93,8 +93,14 @@ def test_texts_by_path_with_columns_of_any_name_and_groups(tmp_path):
 @pytest.mark.parametrize(
     "reading, message",
     [
-        (Reading(), "no image column: looked for img, image; the file has words, label"),
-        (Reading(input_column="text"), "looked for text; the file has words, label"),
+        (
+            Reading(),
+            "no image column: looked for img, image; name it with --input-column: there are words",
+        ),
+        (
+            Reading(input_column="text"),
+            "looked for text; name it with --input-column: there are words, label",
+        ),
         (Reading(input_column="words", label_column="y"), "no label column: looked for y"),
         (Reading(input_column="words", group_column="g"), "no group column: looked for g"),
         (Reading(input_column="words"), "1 texts are null (first: row 2)"),

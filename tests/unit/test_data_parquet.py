@@ -252,7 +252,7 @@ def test_a_column_of_another_type_is_named(tmp_path):
 
 
 def test_a_folder_says_how_files_must_be_named(tmp_path):
-    assert "name them train*.parquet and test*.parquet" in error(f"{tmp_path}/")
+    assert "tables named train* and test*" in error(f"{tmp_path}/")
     for name in ("a.parquet", "b.parquet"):
         write(tmp_path / name, GOOD, [0, 1] * 6)
     assert "which Parquet files are for training? found a.parquet, b.parquet" in error(tmp_path)

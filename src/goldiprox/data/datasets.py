@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from goldiprox.data.own import from_hub, from_items
 from goldiprox.data.parquet import find_shards
 from goldiprox.data.preprocess import Augmentation, ImagePreprocessor
 from goldiprox.data.settings import Reading
-from goldiprox.data.sources import digits, parquet_path
+from goldiprox.data.sources import diabetes, digits, parquet_path
 from goldiprox.data.store import (
     Dataset,
     ImageStore,
@@ -29,8 +29,13 @@ from goldiprox.data.store import (
     fingerprint,
     make_dataset,
 )
-from goldiprox.data.table_data import diabetes, from_table_files, parquet_tables
-from goldiprox.data.table_files import find_table_files, is_table_file
+from goldiprox.data.table_data import from_table_files, parquet_tables
+from goldiprox.data.table_files import (
+    find_table_files,
+    is_table_file,
+    other_tables,
+    require_known_kind,
+)
 from goldiprox.data.targets import TargetKind
 from goldiprox.data.wrap import with_ids
 from goldiprox.schema import ConfigError
@@ -154,6 +159,8 @@ def load(
                 reading, COLUMNS, f"{name_or_path}, an image folder, which has no columns"
             )
             return image_folder(path, reading, checked)
+        if path.is_file():
+            require_known_kind(path)
         if path.is_file() and is_table_file(path):
             files: tuple[list[Path], list[Path]] = [path], []
         elif path.is_dir() and not any(find_shards(path)):
@@ -162,7 +169,9 @@ def load(
             _require_used(reading, FILES, "Parquet files")
             files = parquet_tables(path, reading, targets)
         if files[0]:
-            return from_table_files(path.resolve().stem, *files, reading, targets, checked)
+            dataset = from_table_files(path.resolve().stem, *files, reading, targets, checked)
+            unused = other_tables(path, [*files[0], *files[1]]) if path.is_dir() else ()
+            return replace(dataset, notes=(*unused, *dataset.notes))
         return _of_kind(parquet_path(path, reading, targets), targets)
     known = sorted({*DATASETS, *FOLDER_DATASETS})
     near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)

@@ -16,6 +16,7 @@ from goldiprox.data.messages import first_line, printable
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import CACHE, absent, data_roots, stratified_test_rows
 from goldiprox.data.store import Dataset
+from goldiprox.data.table_files import is_table_file
 from goldiprox.schema import DataError
 
 __all__ = ["cinic10", "clothing1m", "image_folder", "is_image_folder"]
@@ -197,6 +198,10 @@ def _ordered(listing: Listing, place: Path, found: Mapping[str, list[str]]) -> l
         inside = ""
         if found and holds_images(place / next(iter(found))):
             inside = f", or name {where}/{next(iter(found))} if that holds the class folders"
+        tables = sorted(f for folder in (place, *(place / n for n in found)) if folder.is_dir()
+                        for f in folder.iterdir() if is_table_file(f))  # fmt: skip
+        if tables:
+            inside = f", or name {printable(str(tables[0]))} if that lists images and labels"
         raise DataError(
             f"{where}: {len(found)} folder(s) with images{names}; give one folder a class, two at "
             f"least{inside}"

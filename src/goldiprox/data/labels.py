@@ -19,13 +19,21 @@ from torch import Tensor
 from goldiprox.data.notes import EXAMPLES, Note
 from goldiprox.schema import DataError
 
-__all__ = ["Labels", "RawLabels", "in_class_order", "plain_value", "read_labels"]
+__all__ = [
+    "Labels",
+    "RawLabels",
+    "in_class_order",
+    "plain_value",
+    "read_labels",
+    "require_distinct",
+]
 
 NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 LARGEST = 2**63
 """Labels from here on are hashes, not the codes of classes."""
 EXACT = 2**53
 """Floats from here on do not tell neighbouring whole numbers apart."""
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 SHOWN = 60
 
 Key = tuple[str, Any]
@@ -237,17 +245,17 @@ def _whole(value: int | float | decimal.Decimal) -> int:
                 "which is no whole number; a class expected, not a score or probability"
             )
         if isinstance(value, float) and abs(value) >= EXACT:
-            raise _RefusedError("which is too large to be exact as a float; write it as a text")
+            raise _RefusedError("which is too large to be exact as a float; give the class a name")
     number = int(value)
     if number < 0:
         raise _RefusedError(
-            "a negative number, as unlabelled examples have; leave these out, or write the labels "
-            "as texts where it is a class"
+            "a negative number, as unlabelled examples have; leave these out, or give the classes "
+            "names (such as no and yes) or numbers from 0 on"
         )
     if number >= LARGEST:
         raise _RefusedError(
-            "which is too large for the number of a class; write the labels as texts where these "
-            "are classes"
+            "which is too large for the number of a class; give the classes names where these are "
+            "classes, such as c17"
         )
     return number
 
@@ -257,6 +265,8 @@ def _refusal(part: RawLabels, is_meant: NDArray[np.bool_], value: Any, why: str)
     many = f" ({count:,} such)" if count > 1 else ""
     if why.startswith("no label"):
         what, _, remedy = why.partition(";")
+        if ".csv" in part.where or ".tsv" in part.where:
+            remedy += " (a class that is called NA or null needs quotes)"
         return DataError(f"{part.where}: {part.unit} {row} has {what}{many};{remedy}")
     shown = value.value if isinstance(value, _Unhashable) else value
     return DataError(f"{part.where}: {part.unit} {row} has the label {_shown(shown)}{many}, {why}")
@@ -314,7 +324,7 @@ def _own_classes(where: str, keys: Sequence[Key]) -> tuple[tuple[str, ...], list
         ordered = sorted(keys)
         return tuple(str(value) for _, value in ordered), ordered
     texts = [value for _, value in keys]
-    _require_distinct(where, texts)
+    require_distinct(where, texts)
     if all(NUMBER.fullmatch(text) for text in texts):
         texts = _numerals(where, texts)
     else:
@@ -322,14 +332,24 @@ def _own_classes(where: str, keys: Sequence[Key]) -> tuple[tuple[str, ...], list
     return tuple(texts), [("text", text) for text in texts]
 
 
-def _require_distinct(where: str, texts: Sequence[str]) -> None:
+def require_distinct(where: str, texts: Iterable[str]) -> None:
+    """Refuse names that a reader cannot tell apart.
+
+    Args:
+        where: what errors call their source.
+        texts: the names.
+
+    Raises:
+        DataError: if two differ in spaces, invisible characters or the encoding of accents only.
+    """
     met: dict[str, str] = {}
     for text in texts:
-        same = met.setdefault(unicodedata.normalize("NFC", text).strip(), text)
+        seen = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
+        same = met.setdefault(seen, text)
         if same != text:
             raise DataError(
-                f"{where}: the labels {same!r} and {text!r} differ only in spaces or in how "
-                "accents are encoded; write them alike"
+                f"{where}: the labels {same!a} and {text!a} differ only in spaces, "
+                "invisible characters or in how accents are encoded; write them alike"
             )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from goldiprox.data.labels import require_distinct
 from goldiprox.data.messages import first_line, printable
 from goldiprox.data.notes import Note, note_of
 from goldiprox.schema import DataError
@@ -60,6 +61,13 @@ PART = re.compile(
 )
 """Names of the parts that public data sets are divided into: seg_train, Testing, val2017."""
 
+PAIR = re.compile(
+    r"(?P<before>.*?)(?P<part>train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?|(?<!.)t(?:r|e)(?!.))"
+    r"(?P<after>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Other names of parts, if there are two that differ in this word and hold the same classes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -101,6 +109,7 @@ class Listing:
             DataError: if a folder cannot be listed, or two have the same name for a reader.
         """
         found: dict[str, list[str]] = {}
+        folders: list[str] = []
         for entry in self._walked(place, "left out: images beside the class folders"):
             name = class_name(entry.name)
             files = sorted(self._images(Path(entry.path), [*_ancestors(self.root, place)]))
@@ -112,6 +121,8 @@ class Listing:
                 )
             else:
                 found[name] = files
+                folders.append(entry.name)
+        require_distinct(printable(str(place)), folders)
         return found
 
     def beside(self, place: Path, used: Sequence[Path]) -> None:
@@ -156,8 +167,8 @@ class Listing:
             elif _identity(Path(entry.path)) in (*above, here):
                 self._pass("left out: links to a folder that they are in", entry)
             else:
-                if entry.is_symlink():
-                    self._pass("read: links to folders", entry)
+                link = entry.is_symlink()
+                self._pass("read: links to folders" if link else "read: folders in classes", entry)
                 yield from self._images(Path(entry.path), [*above, here])
 
     def _pass(self, what: str, entry: os.DirEntry[str]) -> None:
@@ -180,8 +191,9 @@ def find_parts(root: Path) -> Parts:
     parts: dict[tuple[str, str], list[str]] = {}
     for entry in _entries(root):
         if _is_dir(entry) and (match := PART.fullmatch(entry.name)):
-            kind = {"tr": "train", "te": "test"}.get(match["part"].lower()[:2], "val")
-            parts.setdefault(((match["before"] or "").lower(), kind), []).append(entry.name)
+            key = (match["before"] or "").lower(), _kind(match)
+            parts.setdefault(key, []).append(entry.name)
+    parts |= {key: [name] for key, name in _pairs(root, parts).items()}
     trains = {before: names for (before, kind), names in parts.items() if kind == "train"}
     for before, names in trains.items():
         tests = [n for kind in ("test", "val") for n in parts.get((before, kind), ())]
@@ -209,7 +221,53 @@ def find_parts(root: Path) -> Parts:
             f"{printable(str(root))}: a folder {alone[0]} with classes in it, but no folder train "
             "beside it; name the folder of the training images train"
         )
+    _require_no_parts_inside(root)
     return Parts(train=root, test=None)
+
+
+def _kind(match: re.Match[str]) -> str:
+    return {"tr": "train", "te": "test"}.get(match["part"].lower()[:2], "val")
+
+
+def _pairs(root: Path, known: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], str]:
+    """Parts of other names: train_32x32 and val_32x32, which hold folders of the same names."""
+    named = {name for names in known.values() for name in names}
+    found: dict[str, dict[str, str]] = {}
+    for entry in _entries(root):
+        match = PAIR.fullmatch(entry.name)
+        if match and entry.name not in named and _is_dir(entry):
+            around = f"{match['before']}*{match['after']}".lower()
+            found.setdefault(around, {}).setdefault(_kind(match), entry.name)
+    return {
+        (around, kind): name
+        for around, names in found.items()
+        if "train" in names
+        for kind, name in names.items()
+        if any(_subfolders(root / names["train"]) & _subfolders(root / n) and holds_images(root / n)
+               for k, n in names.items() if k != "train")
+    }  # fmt: skip
+
+
+def _subfolders(folder: Path) -> set[str]:
+    return {entry.name for entry in _entries(folder) if _is_dir(entry)}
+
+
+def _require_no_parts_inside(root: Path) -> None:
+    """Refuse classes that are divided themselves: their test images would be trained on."""
+    divided: list[tuple[str, str, str]] = []
+    for entry in _entries(root):
+        if _is_dir(entry) and LITTER_FOLDERS.fullmatch(entry.name) is None:
+            names = sorted(_subfolders(Path(entry.path)))
+            kinds = {_kind(m): name for name in names if (m := PART.fullmatch(name))}
+            if test := kinds.get("test", kinds.get("val")) if "train" in kinds else None:
+                divided.append((printable(entry.name), kinds["train"], test))
+    if len(divided) > 1:  # a single one may be the folder to name
+        name, train, test = divided[0]
+        raise DataError(
+            f"{printable(str(root))}: {len(divided)} folders hold parts of their own, such as "
+            f"{name}/{train} and {name}/{test}; put the parts above the classes: {train}/{name} "
+            f"and {test}/{name}"
+        )
 
 
 def holds_images(folder: Path, direct: bool = False) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from goldiprox.data.labels import RawLabels
 from goldiprox.data.messages import first_line
 from goldiprox.data.notes import Note
 from goldiprox.data.settings import Reading
-from goldiprox.data.targets import TargetKind, Targets, are_lists, read_targets
+from goldiprox.data.targets import TargetKind, Targets, are_lists, names_in, read_targets
 from goldiprox.data.text_columns import as_text, is_bytes, is_text, text_column
 from goldiprox.guarded.errors import reading, require_file
 from goldiprox.guarded.parquet import require_modest
@@ -310,22 +309,17 @@ def _column(path: Path, file: Any, known: Sequence[str], what: str) -> str:
     for name in known:
         if name in present:
             return name
+    flag = "--input-column" if what in ("image", "text") else f"--{what}-column"
+    found = [name for name in TEXT_COLUMNS if what == "image" and name in present]
+    other = "".join(f" ({n} holds {file.schema_arrow.field(n).type}, no texts)" for n in found)
     raise DataError(
-        f"{path}: no {what} column: looked for {', '.join(known)}; the file has "
-        f"{', '.join(present) or 'none'}"
+        f"{path}: no {what} column{other}: looked for {', '.join(known)}; name it with {flag}: "
+        f"there are {', '.join(present) or 'none'}"
     )
 
 
 def _class_names(path: Path, file: Any, known: Sequence[str]) -> tuple[str, ...] | None:
-    raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
-    if raw is None:
-        return None
-    try:
-        features = json.loads(raw)["info"]["features"]
-        names = features[_column(path, file, known, "label")].get("names")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # metadata of another tool's making: labels speak for themselves
-    return tuple(str(name) for name in names) if isinstance(names, list) and names else None
+    return names_in(file.schema_arrow.metadata, _column(path, file, known, "label"))
 
 
 def _read_labels(
@@ -355,7 +349,7 @@ def _encoded_batches(path: Path, file: Any, column: str) -> Any:
     """Yield lists of encoded images, a few megabytes at a time."""
     kind = file.schema_arrow.field(column).type
     nested = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not (nested or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if not (nested or is_bytes(kind)):
         raise DataError(
             f"{path}: column {column} holds {kind}; encoded images expected, as binary or as "
             "struct<bytes, path>"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from goldiprox.data.parquet import (
 )
 from goldiprox.data.settings import Reading
 from goldiprox.data.store import Dataset, TextStore, make_dataset
+from goldiprox.data.tabular import contents_of, read_features
 from goldiprox.data.targets import TargetKind, Targets
 from goldiprox.schema import DataError
 
@@ -36,6 +38,7 @@ __all__ = [
     "ENVIRONMENT",
     "absent",
     "data_roots",
+    "diabetes",
     "digits",
     "download_timeout",
     "from_parquet",
@@ -105,6 +108,41 @@ def digits(data_dir: Path | None = None) -> Dataset:
     )
 
 
+def diabetes(data_dir: Path | None = None) -> Dataset:
+    """The 442 diabetes patients that come with scikit-learn: how far the disease went in a year.
+
+    Args:
+        data_dir: not used; the data is part of scikit-learn.
+
+    Returns:
+        The data set, ten features and one number to predict; a fifth of the rows, chosen once and
+        for ever, is the test set. Source: Efron et al. 2004, "Least Angle Regression".
+    """
+    del data_dir
+    from sklearn.datasets import load_diabetes  # scikit-learn takes a second to import
+
+    bunch = load_diabetes(scaled=False)
+    table = pa.table({name: bunch.data[:, at] for at, name in enumerate(bunch.feature_names)})
+    test_rows = stratified_test_rows(torch.zeros(len(bunch.target), dtype=torch.int64))
+    features = read_features(
+        table,
+        bunch.feature_names,
+        torch.from_numpy(np.setdiff1d(np.arange(len(bunch.target)), test_rows)),
+        "diabetes",
+    )
+    return make_dataset(
+        "diabetes",
+        features.store,
+        torch.from_numpy(bunch.target).float(),
+        test_rows,
+        class_names=["progression"],
+        source="scikit-learn",
+        preprocess=features.preprocess,
+        contents=contents_of(table),
+        targets="numbers",
+    )
+
+
 def parquet_path(
     path: Path, reading: Reading | None = None, targets: TargetKind | None = None
 ) -> Dataset:
@@ -123,12 +161,15 @@ def parquet_path(
         DataError: if nothing is there, or it is damaged or incomplete.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist: give a Parquet file or a folder of them")
+        raise DataError(
+            f"{path} does not exist: give a table (CSV, TSV, JSON lines, Parquet), or a folder of "
+            "tables or images"
+        )
     train, test = find_shards(path) if path.is_dir() else ([path], [])
     if not train:
         raise DataError(
-            f"{path}: no Parquet files: name them train*.parquet and test*.parquet, with an image "
-            "column (img or image) and a label column"
+            f"{path}: neither images nor tables in it (CSV, TSV, JSON lines, Parquet); give one "
+            "folder of images a class, or tables named train* and test*"
         )
     reading = reading or Reading()
     found: ParquetImages | ParquetTexts

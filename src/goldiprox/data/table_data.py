@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -9,24 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from goldiprox.csv_files import texts_of
 from goldiprox.data.files import Checked
 from goldiprox.data.image_files import files_dataset
 from goldiprox.data.labels import RawLabels
-from goldiprox.data.notes import Note
-from goldiprox.data.parquet import IMAGE_COLUMNS, column_types, find_shards
+from goldiprox.data.notes import Note, note_of
+from goldiprox.data.parquet import (
+    IMAGE_COLUMNS,
+    column_types,
+    find_shards,
+    holds_texts,
+)
 from goldiprox.data.settings import Reading
-from goldiprox.data.sources import stratified_test_rows, test_rows_of
+from goldiprox.data.sources import test_rows_of
 from goldiprox.data.store import Dataset, TextStore, make_dataset
-from goldiprox.data.table_files import read_table, require_same_columns
+from goldiprox.data.table_files import is_csv, read_table, require_same_columns
 from goldiprox.data.tabular import contents_of, feature_columns, is_number, read_features
-from goldiprox.data.targets import TargetKind, Targets, are_lists, read_targets
-from goldiprox.data.text_columns import is_text, text_column
+from goldiprox.data.targets import TargetKind, Targets, are_lists, names_in, read_targets
+from goldiprox.data.text_columns import is_bytes, is_text, text_column
 from goldiprox.schema import DataError
 
-__all__ = ["diabetes", "from_table_files"]
+__all__ = ["from_table_files", "parquet_tables"]
 
 LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "document")
@@ -53,6 +61,7 @@ class _Read:
     """All rows of some files, the training files' first."""
 
     table: pa.Table
+    metadata: list[Any]
     paths: list[Path]
     counts: list[int]
     train_parts: int
@@ -106,8 +115,10 @@ def from_table_files(
     """
     read = _read(train, test)
     labels = _label_columns(read, reading)
-    known = _targets(read, labels, targets)
     other = [*labels, *([reading.group_column] if reading.group_column else [])]
+    if targets != "numbers":
+        read = _as_written(read, other)
+    known = _targets(read, labels, targets)
     if read.train_count == len(known.values_N):
         chosen = test_rows_of(known)
     else:
@@ -132,12 +143,14 @@ def from_table_files(
     if _holds_paths(read, column):
         names = _image_names(read, column)
         root = read.paths[0].parent
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        notes += note_of("images that several rows name, each an example", twice)
         return files_dataset(
             name, root, names, known.values_N, chosen, known.names, reading,
             notes=notes, groups=common["groups"], targets=known.kind, checked=checked,
         )  # fmt: skip
     where = f"{read.where}: column {column}"
-    if not is_text(read.table[column].type):
+    if not (is_text(read.table[column].type) or is_bytes(read.table[column].type)):
         raise DataError(
             f"{where} holds {read.table[column].type}; texts or names of image files expected "
             "(numeric columns are named with --feature-columns)"
@@ -176,40 +189,8 @@ def parquet_tables(
         known = {reading.label_column, reading.group_column, *LABEL_COLUMNS}
         numeric = any(is_number(kind) for name, kind in present.items() if name not in known)
         return ([], []) if reading.input_column or not numeric else (train, test)
-    is_texts = is_text(present[inputs[0]])
-    return (train, test) if is_texts and targets not in (None, "classes") else ([], [])
-
-
-def diabetes(data_dir: Path | None = None) -> Dataset:
-    """The 442 diabetes patients that come with scikit-learn: how far the disease went in a year.
-
-    Args:
-        data_dir: not used; the data is part of scikit-learn.
-
-    Returns:
-        The data set, ten features and one number to predict; a fifth of the rows, chosen once and
-        for ever, is the test set. Source: Efron et al. 2004, "Least Angle Regression".
-    """
-    del data_dir
-    from sklearn.datasets import load_diabetes  # scikit-learn takes a second to import
-
-    bunch = load_diabetes(scaled=False)
-    table = pa.table({name: bunch.data[:, at] for at, name in enumerate(bunch.feature_names)})
-    test_rows = stratified_test_rows(torch.zeros(len(bunch.target), dtype=torch.int64))
-    features = read_features(
-        table, bunch.feature_names, _others(test_rows, len(bunch.target)), "diabetes"
-    )
-    return make_dataset(
-        "diabetes",
-        features.store,
-        torch.from_numpy(bunch.target).float(),
-        test_rows,
-        class_names=["progression"],
-        source="scikit-learn",
-        preprocess=features.preprocess,
-        contents=contents_of(table),
-        targets="numbers",
-    )
+    is_table = targets not in (None, "classes") and holds_texts(train[0], reading)
+    return (train, test) if is_table else ([], [])
 
 
 def _others(rows: Tensor, count: int) -> Tensor:
@@ -234,6 +215,7 @@ def _read(train: Sequence[Path], test: Sequence[Path]) -> _Read:
         ) from error
     return _Read(
         table=table,
+        metadata=[table.schema.metadata for table in tables],
         paths=paths,
         counts=[len(table) for table in tables],
         train_parts=len(train),
@@ -286,14 +268,52 @@ def _targets(read: _Read, columns: list[str], kind: TargetKind | None) -> Target
                 for parts in zip(*(read.parts(column) for column in columns), strict=True)
             )
         ]
+        if kind == "label sets":
+            _require_bits(read, columns)
         found = read_targets(parts, read.train_parts, kind, columns)
         return replace(found, names=tuple(columns))
     parts = read.parts(columns[0])
     guessed = are_lists(read.table[columns[0]])
     if kind is None:
         kind = "label sets" if guessed else "classes"
-    names = columns if kind == "numbers" else None
+    names = columns if kind == "numbers" else _hub_names(read, columns[0])
     return read_targets(parts, read.train_parts, kind, names)
+
+
+def _hub_names(read: _Read, column: str) -> tuple[str, ...] | None:
+    """The names of the classes, where the files' metadata has them."""
+    names = {names_in(metadata, column) for metadata in read.metadata}
+    if len(names) > 1:
+        raise DataError(f"{read.paths[0].parent}: the files disagree on the names of the classes")
+    return names.pop()
+
+
+def _require_bits(read: _Read, columns: Sequence[str]) -> None:
+    """Columns that each say whether an example has one label hold 0 and 1, or truth values."""
+    for column in columns:
+        for part in read.parts(column):
+            values: Any = part.values
+            for row, value in enumerate(values.to_pylist()):
+                if value is None or isinstance(value, str) or value not in (0, 1):
+                    raise DataError(
+                        f"{part.where}: row {row} has {value!r} in the label column {column!r}; 0 "
+                        "or 1 expected in each of several, or name one column of lists"
+                    )
+
+
+def _as_written(read: _Read, columns: Sequence[str]) -> _Read:
+    """The same with names in these columns that only look like numbers in CSV: 007."""
+    table = read.table
+    for column in columns:
+        if column not in table.column_names or not all(map(is_csv, read.paths)):
+            continue
+        if not pa.types.is_integer(table[column].type):
+            continue
+        chunks = [chunk for path in read.paths for chunk in texts_of(path, [column])[column].chunks]
+        texts = pc.utf8_trim_whitespace(pa.chunked_array(chunks, pa.string()))
+        if pc.any(pc.match_substring_regex(texts, r"^[+-]?0\d")).as_py():
+            table = table.set_column(table.column_names.index(column), column, texts)
+    return replace(read, table=table)
 
 
 def _groups(read: _Read, reading: Reading) -> list[Any] | None:
@@ -327,7 +347,7 @@ def _input_column(read: _Read, reading: Reading, other: Sequence[str]) -> str | 
         if column.lower() in PATH_COLUMNS and _holds_paths(read, column):
             return column
     texts = [name for name in candidates if name.lower() in TEXT_COLUMNS]
-    texts = [name for name in texts if is_text(read.table[name].type)]
+    texts = [n for n in texts if is_text(read.table[n].type) or is_bytes(read.table[n].type)]
     if len(texts) > 1:
         raise DataError(
             f"{read.where}: columns {', '.join(texts)} may all be the input; name one with "
@@ -366,4 +386,12 @@ def _image_names(read: _Read, column: str) -> list[str]:
                 f"{read.where}: row {row} names {value!r}, which is not inside the table's folder; "
                 "write names relative to it"
             )
+    root = read.paths[0].parent
+    if "\\" in "".join(names) and not (root / names[0]).exists():  # written under Windows
+        names = [name.replace("\\", "/") for name in names]
+    if not any((root / name).is_file() for name in names[:LOOKED_AT]):
+        raise DataError(
+            f"{read.where}: row 0 names {names[0]!r}, which is not in {root}; names of image files "
+            "are relative to the folder of their table: put it there, or write them so"
+        )
     return [str(Path(value)) for value in names]

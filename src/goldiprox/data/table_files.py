@@ -11,13 +11,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from goldiprox.csv_files import CSV_SUFFIXES, read_csv
+from goldiprox.csv_files import CSV_SUFFIXES, MARKS, read_csv
 from goldiprox.data.messages import first_line
 from goldiprox.data.notes import Note, note_of
 from goldiprox.guarded.parquet import read_parquet
 from goldiprox.schema import DataError
 
-__all__ = ["TABLE_SUFFIXES", "find_table_files", "is_table_file", "read_table"]
+__all__ = [
+    "TABLE_SUFFIXES",
+    "find_table_files",
+    "is_csv",
+    "is_table_file",
+    "other_tables",
+    "read_table",
+    "require_known_kind",
+    "require_same_columns",
+]
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES)
@@ -35,6 +44,31 @@ SHOWN = 5
 def is_table_file(path: Path) -> bool:
     """Whether a path's name says that it holds a table as text (compressed or not)."""
     return _suffix(path) in TABLE_SUFFIXES
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a path's name says that it holds CSV (or TSV), compressed or not."""
+    return _suffix(path) in CSV_SUFFIXES
+
+
+def require_known_kind(path: Path) -> None:
+    """Refuse a file that is neither a table as text nor Parquet.
+
+    Raises:
+        DataError: naming the kinds that are read.
+    """
+    if is_table_file(path) or path.suffix.lower() in (".parquet", ""):
+        return
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PAR1":
+                return
+    except OSError:
+        return  # whoever reads it says why it cannot be read
+    raise DataError(
+        f"{path}: a file of another kind; tables end in {', '.join(TABLE_SUFFIXES)} (also with .gz "
+        "or .bz2) or .parquet: save it as one of these"
+    )
 
 
 def find_table_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -73,6 +107,20 @@ def find_table_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return train, test
 
 
+def other_tables(folder: Path, used: Sequence[Path]) -> tuple[Note, ...]:
+    """A note of the tables that lie in a folder, or beside those that are read, and are not."""
+    places = {folder, *(path.parent for path in used)}
+    files = {file for place in places for file in place.iterdir() if file.is_file()}
+    return note_of(
+        "left out: tables that are neither training nor test set",
+        sorted(
+            str(file.relative_to(folder))
+            for file in files - {*used}
+            if _suffix(file) in (*TABLE_SUFFIXES, ".parquet")
+        ),
+    )
+
+
 def read_table(path: Path) -> tuple[pa.Table, tuple[Note, ...]]:
     """Read a whole file.
 
@@ -91,13 +139,20 @@ def read_table(path: Path) -> tuple[pa.Table, tuple[Note, ...]]:
     try:
         if path.suffix.lower() == ".parquet":
             table = read_parquet(path, str(path), error=DataError)
-        elif _suffix(path) in CSV_SUFFIXES:
+        elif is_csv(path):
             table, form = read_csv(path)
             notes = note_of("read as a table", [f"{path.name}: {form}"] if form else [])
         else:
             table = _read_json(path)
+    except UnicodeError as error:
+        raise DataError(
+            f"{path} is not a text in UTF-8; save it with the encoding UTF-8"
+        ) from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged or no table ({first_line(error)})") from error
+        raise DataError(
+            f"{path}: damaged or no table ({first_line(error)}); write all values of a column as "
+            "one kind, or get the file again"
+        ) from error
     doubled = [name for name, count in Counter(table.column_names).items() if count > 1]
     if doubled:
         raise DataError(
@@ -120,25 +175,40 @@ def _suffix(path: Path) -> str:
 def _read_json(path: Path) -> pa.Table:
     with pa.input_stream(str(path)) as stream:
         start = bytes(stream.read(4096))
+    if any(start.startswith(mark) for mark, name in MARKS.items() if name != "utf-8-sig"):
+        raise UnicodeError("another encoding")
     if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
         return _from_list(path)
     with pa.input_stream(str(path)) as stream:
-        return pyarrow.json.read_json(
+        table = pyarrow.json.read_json(
             stream, read_options=pyarrow.json.ReadOptions(block_size=BLOCK)
         )
+    try:
+        table.validate(full=True)  # texts are taken as they are
+    except pa.ArrowInvalid as error:
+        raise UnicodeError("another encoding") from error
+    return table
 
 
 def _from_list(path: Path) -> pa.Table:
     """A file that holds one JSON list of objects."""
     with pa.input_stream(str(path)) as stream:
-        raw = stream.read()
+        text = bytes(stream.read()).decode("utf-8-sig")
     try:
-        rows: Any = json.loads(raw)
+        rows: Any = json.loads(text, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged or no JSON ({first_line(error)})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: a list of objects expected, one an example, or one object a line")
-    return pa.Table.from_pylist(rows)
+    names = dict.fromkeys(name for row in rows for name in row)  # of all rows, not the first alone
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object has one name twice among {', '.join(n for n, _ in pairs)}")
+    return found
 
 
 def require_same_columns(paths: Sequence[Path], tables: Sequence[pa.Table]) -> None:

@@ -5,6 +5,7 @@ What is measured (means, deviations, medians, categories) is measured on the tra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.data.notes import EXAMPLES, Note
+from goldiprox.data.number_texts import numbers_of_texts
 from goldiprox.data.preprocess import Augmentation
 from goldiprox.data.store import Store, png_of_lines
 from goldiprox.data.text_columns import is_text
@@ -31,6 +33,9 @@ RARE = 1e-12
 
 ID_NAMES = ("id", "idx", "index", "uid", "row_id", "unnamed: 0", "")
 """Columns of these names number the rows, if their values are all different whole numbers."""
+
+INDEX_NAME = re.compile(r"__index_level_\d+__")
+"""How pandas calls an index without a name when it writes Parquet."""
 
 MISSING = "(missing)"
 
@@ -181,7 +186,8 @@ def feature_columns(
     for name in present:
         if name in other:
             continue
-        (numbering if _numbers_rows(table, name) else names).append(name)
+        is_number_of_row = INDEX_NAME.fullmatch(name) or _numbers_rows(table, name)
+        (numbering if is_number_of_row else names).append(name)
     if not names:
         raise DataError(
             f"{where}: no feature column: there are {', '.join(present)}; name them with "
@@ -206,7 +212,8 @@ def read_features(
         where: the file, for messages.
 
     Raises:
-        DataError: if a column holds texts, dates or lists, or nothing is left of the columns.
+        DataError: if a column holds texts, dates or lists, or numbers that are written for readers
+            (``1,234``), or nothing is left of the columns.
     """
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -216,13 +223,16 @@ def read_features(
     categories: dict[str, Any] = {}
     constant, missing = [], []
     for name in names:
-        values = _plain(table[name])
+        values = numbers_of_texts(_plain(table[name]), f"{where}: column {name!r}")
         kind = values.type
-        if values.null_count == len(values):
+        unknown = len(values) - int(pc.sum(pc.is_valid(values)).as_py())
+        if pa.types.is_floating(kind):
+            unknown += int(pc.sum(pc.is_nan(values)).as_py() or 0)
+        if unknown == len(values):
             constant.append(name)
             continue
-        if values.null_count:
-            missing.append(f"{name} ({values.null_count:,})")
+        if unknown:
+            missing.append(f"{name} ({unknown:,})")
         if is_number(kind):
             numbers = _floats(values)
             if not np.isfinite(numbers[~np.isnan(numbers)]).all():
@@ -237,7 +247,7 @@ def read_features(
                 numeric[name] = numbers
         elif is_text(kind):
             texts = np.array(
-                [MISSING if v is None else v for v in values.to_pylist()], dtype=object
+                [v if v and v.strip() else MISSING for v in values.to_pylist()], dtype=object
             )
             found = len(set(texts[train]))
             if found > MOST_CATEGORIES:
@@ -299,6 +309,10 @@ def _notes(
     constant: list[str], missing: list[str], categories: dict[str, Any], train: Any
 ) -> tuple[Note, ...]:
     notes: list[Note] = []
+    if categories:
+        shown = [f"{name} ({len(set(texts[train])):,})" for name, texts in categories.items()]
+        what = "columns of texts, read as categories (so many)"
+        notes.append(Note(what, len(categories), tuple(shown[:EXAMPLES])))
     if constant:
         what = "left out: columns that are constant or empty in training"
         notes.append(Note(what, len(constant), tuple(constant[:EXAMPLES])))
@@ -333,7 +347,7 @@ def _floats(values: pa.ChunkedArray) -> Any:
     """Numbers and truth values as float64, NaN where there is none."""
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
-    return values.cast(pa.float64()).to_numpy()
+    return values.cast(pa.float64(), safe=False).to_numpy()  # the nearest, where large
 
 
 def _is_constant(values: Any) -> bool:

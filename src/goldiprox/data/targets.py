@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,11 +12,17 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from goldiprox.data.labels import RawLabels, in_class_order, plain_value, read_labels
+from goldiprox.data.labels import (
+    RawLabels,
+    in_class_order,
+    plain_value,
+    read_labels,
+    require_distinct,
+)
 from goldiprox.data.notes import EXAMPLES, Note
 from goldiprox.schema import DataError
 
-__all__ = ["TargetKind", "Targets", "read_targets"]
+__all__ = ["TargetKind", "Targets", "are_lists", "names_in", "read_targets"]
 
 TargetKind = Literal["classes", "numbers", "label sets", "tensors"]
 """``classes``: int64 of shape [N]; ``numbers``: float32, [N] or [N, D]; ``label sets``: 0 and 1 for
@@ -85,6 +92,26 @@ def are_lists(values: Any) -> bool:
     )
 
 
+def names_in(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...] | None:
+    """The names of a column's classes, where the hub's library wrote them into a file's metadata.
+
+    Args:
+        metadata: of the file's schema.
+        column: that holds labels, or lists of them.
+
+    Returns:
+        The names; None where there are none.
+    """
+    try:
+        feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]
+        while "names" not in feature:  # a list of labels
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+        names = feature["names"]
+    except (ValueError, LookupError, TypeError):
+        return None  # metadata of another tool's making: labels speak for themselves
+    return tuple(str(name) for name in names) if isinstance(names, list) and names else None
+
+
 def _numbers(parts: Sequence[RawLabels], names: Sequence[str] | None) -> Targets:
     rows: list[Any] = []
     for part in parts:
@@ -95,7 +122,13 @@ def _numbers(parts: Sequence[RawLabels], names: Sequence[str] | None) -> Targets
             f"{parts[0].where}: some examples have {min(widths) or 'one'} number(s) to predict and "
             f"others {max(widths)}; give all as many"
         )
-    values_N = torch.from_numpy(np.array(rows, dtype=np.float64).astype(np.float32))
+    exact_N = np.array(rows, dtype=np.float64)
+    if (large := np.abs(exact_N)).size and large.max() > np.finfo(np.float32).max:
+        raise DataError(
+            f"{parts[0].where}: a target of {exact_N.flat[large.argmax()]:g} does not fit into 32 "
+            "bits; give the targets in another unit"
+        )
+    values_N = torch.from_numpy(exact_N.astype(np.float32))
     if len(torch.unique(values_N)) < 2:
         raise DataError(
             f"{parts[0].where}: all {len(rows):,} targets are {float(values_N.flatten()[0]):g}; "
@@ -161,6 +194,7 @@ def _label_sets(
                 f"{parts[0].where}: some labels are numbers and others texts of the same; write "
                 "them alike"
             )
+        require_distinct(parts[0].where, known)
         place = {by_text[text]: at for at, text in enumerate(known)}
     if len(known) < 2:
         raise DataError(
@@ -200,12 +234,17 @@ def _label_set(value: Any, part: RawLabels, row: int) -> list[Any]:
     if not isinstance(value, list | tuple | set | frozenset):
         raise DataError(
             f"{part.where}: {part.unit} {row} has the labels {value!r}, a list expected (which may "
-            "be empty); for one class an example choose --objective classification"
+            "be empty; in CSV a column of 0 and 1 for each label, --label-column a,b); for one "
+            "class an example choose --objective classification"
         )
     labels = [plain_value(label) for label in value]
     labels = [int(x) if isinstance(x, bool | float) and x == int(x) else x for x in labels]
     for label in labels:
-        if not isinstance(label, int | str) or (isinstance(label, int) and label < 0):
+        if (
+            not isinstance(label, int | str)
+            or (isinstance(label, int) and label < 0)
+            or (isinstance(label, str) and not label.strip())
+        ):
             raise DataError(
                 f"{part.where}: {part.unit} {row} has the label {label!r} in its list; a name or a "
                 "whole number from 0 on expected"

@@ -76,7 +76,10 @@ def text_column(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         raise DataError(f"{where} holds {kind}, texts expected")
     if values.null_count:
         row = values.is_null().index(True).as_py()
-        raise DataError(f"{where}: {values.null_count} texts are null (first: row {row})")
+        raise DataError(
+            f"{where}: {values.null_count} texts are null (first: row {row}); leave the row out, "
+            'or write an empty text (in CSV as "", and NA or null as "NA" or "null")'
+        )
     try:
         texts = values.cast(_within(kind)).cast(pa.large_string())
         texts.validate(full=True)  # files may hold anything in a column of strings
