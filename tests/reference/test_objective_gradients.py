@@ -9,23 +9,20 @@ from torch import nn
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.objectives import OBJECTIVES
 from goldiprox.seeds import stream
+from objective_cases import cases, drawn
 
-B, C, D, L, V = 9, 3, 5, 6, 7
+B, D = 9, 5
 IDS = torch.arange(B) * 3 + 1
-
-
-def drawn(*shape, seed):
-    return torch.randn(*shape, generator=stream(seed))
 
 
 class Text(nn.Module):
     """A causal model: each token sees the mean of those before it."""
 
-    def __init__(self):
+    def __init__(self, words):
         super().__init__()
-        self.embedding = nn.Embedding(V, 8)
+        self.embedding = nn.Embedding(words, 8)
         self.body = nn.Linear(8, 10)
-        self.head = nn.Linear(10, V)
+        self.head = nn.Linear(10, words)
 
     def forward(self, tokens):
         h = self.embedding(tokens).cumsum(1) / torch.arange(1, tokens.shape[1] + 1).view(-1, 1)
@@ -48,26 +45,18 @@ def mlp(outputs, bias=True):
     return nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, outputs, bias=bias))
 
 
-def labels():
-    found = torch.randint(0, V, (B, L), generator=stream(1))
-    found[torch.rand(B, L, generator=stream(2)) < 0.3] = -100
-    found[:, 3] = 2
-    return found
+def case(name):
+    """A model, inputs and targets for an objective."""
+    known = KNOWN[name]
+    targets = known.TARGETS[:B]
+    width = known.OUTPUT.shape[-1] if known.OUTPUT.dim() > 1 else 1
+    if OBJECTIVES[name].per_token:
+        return Text(width), torch.randint(0, width, targets.shape, generator=stream(6)), targets
+    return mlp(width, bias=name != "multilabel"), VECTORS, targets
 
 
+KNOWN = cases()
 VECTORS = drawn(B, D, seed=3)
-CASES = {
-    "classification": (lambda: mlp(C), VECTORS, torch.arange(B) % C),
-    "multilabel": (lambda: mlp(C, bias=False), VECTORS, (drawn(B, C, seed=4) > 0).float()),
-    "regression": (lambda: mlp(2), VECTORS, drawn(B, 2, seed=5)),
-    "regression-absolute": (lambda: mlp(1), VECTORS, drawn(B, seed=5)),
-    "regression-huber": (lambda: mlp(1), VECTORS, 3 * drawn(B, 1, seed=5)),
-    "language-model": (Text, torch.randint(0, V, (B, L), generator=stream(6)), labels()),
-}
-
-
-def test_every_built_in_objective_is_tried_here():
-    assert set(CASES) == set(OBJECTIVES)
 
 
 def wide(value):
@@ -98,11 +87,10 @@ def norms_by_loop(model, inputs, targets, name):
 FIELDS = ("grad_norm_B", "grad_norm_last_layer_B", "grad_norm_bound_B")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("together", [True, False])
 def test_norms_equal_one_backward_pass_an_example(name, together, seeded):
-    make, inputs, targets = CASES[name]
-    model = make()
+    model, inputs, targets = case(name)
     expected = norms_by_loop(model, inputs, targets, name)
     scoring = ScoringPass(model, objective=name)
     batch = (IDS, inputs, targets)
@@ -117,11 +105,11 @@ def test_norms_equal_one_backward_pass_an_example(name, together, seeded):
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_norms_do_not_depend_on_how_the_pool_is_cut(name, micro_batch, seeded):
-    make, inputs, targets = CASES[name]
-    model, batch = make(), (IDS, inputs, targets)
+    model, inputs, targets = case(name)
+    batch = (IDS, inputs, targets)
     for fields in ({"grad_norm_B", "loss_B"}, {"grad_norm_bound_B", "grad_norm_last_layer_B"}):
         whole = ScoringPass(model, objective=name)(batch, fields)
         cut = ScoringPass(model, objective=name, micro_batch=micro_batch)(batch, fields)
@@ -138,10 +126,9 @@ def test_the_slow_path_of_exact_norms_takes_any_objective(seeded):
     assert torch.allclose(found.grad_norm_B.double(), expected[0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_scoring_leaves_gradients_and_the_grad_mode_alone(name, seeded):
-    make, inputs, targets = CASES[name]
-    model = make()
+    model, inputs, targets = case(name)
     ScoringPass(model, objective=name)((IDS, inputs, targets), set(FIELDS) - {"grad_norm_B"})
     assert all(p.grad is None for p in model.parameters())
     assert torch.is_grad_enabled()

@@ -44,15 +44,14 @@ class PerRow(nn.Module):
         return self.head(x.flatten(1, 2))
 
 
-TARGETS = {
-    "classification": lambda y, draw: y,
-    "multilabel": lambda y, draw: torch.stack([y == 0, y > 0, y == 2], 1).float(),
-    "regression": lambda y, draw: 3.0 * y + torch.randn(y.shape, generator=draw),
-    "regression-absolute": lambda y, draw: 3.0 * y + torch.randn(y.shape, generator=draw),
-    "regression-huber": lambda y, draw: 3.0 * y + torch.randn(y.shape, generator=draw),
-    "language-model": lambda y, draw: torch.stack([y, y, (y + 1) % 3, y], 1),
-}
-OUTPUTS = {"classification": 3, "multilabel": 3, "language-model": 3}
+def targets_for(entry, y, draw):
+    """Targets of the kind that an objective wants, which the classes y decide."""
+    if entry.per_token:
+        return torch.stack([y, y, (y + 1) % 3, y], 1)
+    return {
+        "numbers": 3.0 * y + torch.randn(y.shape, generator=draw),
+        "label sets": torch.stack([y == 0, y > 0, y == 2], 1).float(),
+    }.get(entry.target_kind, y)
 
 
 @pytest.fixture
@@ -63,16 +62,16 @@ def make_case(make_task):
         task = make_task(count=N)
 
         def with_targets(examples):
-            targets_N = TARGETS[name](examples.targets_N, stream(3))
+            targets_N = targets_for(OBJECTIVES[name], examples.targets_N, stream(3))
             return dataclasses.replace(examples, targets_N=targets_N, true_targets_N=targets_N)
 
         task = dataclasses.replace(
             task,
             train=with_targets(task.train),
             evaluation=with_targets(task.evaluation),
-            num_classes=OUTPUTS.get(name, 1),
+            num_classes=1 if OBJECTIVES[name].target_kind == "numbers" else 3,
         )
-        return task, PerRow if name == "language-model" else Flat
+        return task, PerRow if OBJECTIVES[name].per_token else Flat
 
     return make
 
