@@ -39,16 +39,33 @@ def name_of(value: object) -> str:
         value: a function, a class, or an object of one.
 
     Returns:
-        ``package.module:name``; with a number behind it where another object has that name.
+        ``package.module:name``; with a number behind it where another object has that name. An
+        object made again, by the same code and with equal attributes, has the same name.
     """
     described = value if hasattr(value, "__qualname__") else type(value)
     base = f"{described.__module__}:{described.__qualname__}"
     name, number = base, 1
-    while _GIVEN.get(name, value) is not value:
+    while name in _GIVEN and not _alike(_GIVEN[name], value):
         number += 1
         name = f"{base}-{number}"
     _GIVEN[name] = _IMPORTED[name] = value
     return name
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two objects are the same but for having been made twice, as in a call repeated."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or isinstance(one, type):
+        return False
+    code = getattr(one, "__code__", None)
+    try:
+        if code is None:
+            return bool(vars(one) == vars(other))
+        parts = ("__code__", "__defaults__", "__kwdefaults__", "__closure__")
+        return all(bool(getattr(one, part) == getattr(other, part)) for part in parts)
+    except (TypeError, RuntimeError, ValueError):  # no attributes, or tensors among them
+        return False
 
 
 def from_file(value: Any) -> Any:

@@ -173,7 +173,7 @@ def irreducible_table(
         "config": run,
         "config_hash": config_hash(run),
         "model": name,
-        "objective": config.objective,
+        "objective": objective.name,
         **_over_all(models),
         "models": models,
         "ledger": ledger.to_json(),
