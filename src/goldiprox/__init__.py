@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 from goldiprox.version import __version__
 
 if TYPE_CHECKING:
+    from goldiprox.chooser import Chooser, Chosen
     from goldiprox.content import content_id
-    from goldiprox.data.wrap import with_ids
+    from goldiprox.irreducible import irreducible_losses
     from goldiprox.objectives import Metric, Objective
-    from goldiprox.precompute.irreducible import irreducible_losses
     from goldiprox.recorder import Recorder
     from goldiprox.records.tables import ScoreTable
     from goldiprox.schema import Evidence, GoldiproxError, Selection
     from goldiprox.selection.methods import METHODS, Method, register
     from goldiprox.selection.own import method
-    from goldiprox.training.step import Chooser, Chosen
     from goldiprox.workflows.python import compare
+    from goldiprox.wrap import with_ids
 
 __all__ = [
     "METHODS",
@@ -51,10 +51,10 @@ __all__ = [
 
 _HOMES = {
     "content_id": "content",
-    "with_ids": "data.wrap",
+    "with_ids": "wrap",
     "Metric": "objectives",
     "Objective": "objectives",
-    "irreducible_losses": "precompute.irreducible",
+    "irreducible_losses": "irreducible",
     "Recorder": "recorder",
     "ScoreTable": "records.tables",
     "Evidence": "schema",
@@ -64,8 +64,8 @@ _HOMES = {
     "Method": "selection.methods",
     "register": "selection.methods",
     "method": "selection.own",
-    "Chooser": "training.step",
-    "Chosen": "training.step",
+    "Chooser": "chooser",
+    "Chosen": "chooser",
     "compare": "workflows.python",
 }
 """The module of each public name: loaded, torch with it, when the name is first used."""

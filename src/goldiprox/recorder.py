@@ -15,19 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from goldiprox.batch import Batch, ids_of
+from goldiprox.chooser import Chooser, Chosen
 from goldiprox.config import config_hash
-from goldiprox.evidence.flops import Flops, count_flops
+from goldiprox.evidence.flops import Flops, count_flops, parameter_count
 from goldiprox.evidence.mode import device_of
 from goldiprox.loggers import Logger
-from goldiprox.models.registry import parameter_count
 from goldiprox.objectives import Given, Objective
 from goldiprox.objectives import objective as objective_named
+from goldiprox.records.evaluations import Evaluation
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepLog, StepRecord
 from goldiprox.schema import ConfigError, GoldiproxError, Selection
-from goldiprox.training.step import Chooser, Chosen
-from goldiprox.training.task import Evaluation
 
 __all__ = ["Recorder"]
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from goldiprox.chooser import Chooser
 from goldiprox.schema import Evidence, MissingEvidence, NonFinite
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import pools
 from goldiprox.selection.selectors import StatefulSelector
-from goldiprox.training.step import Chooser
 
 VARIANTS = [
     "rho-loss@gumbel=0.5",

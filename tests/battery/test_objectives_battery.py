@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from goldiprox.batch import take
+from goldiprox.chooser import Chooser
 from goldiprox.objectives import OBJECTIVES
 from goldiprox.schema import ConfigError
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import pools
-from goldiprox.training.step import Chooser
 from objective_cases import cases
 
 VARIANTS = ["loss@gumbel=0.5", "rho-loss@boltzmann=2", "grad-norm-bound@stratified=4",

@@ -14,10 +14,10 @@ from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 import goldiprox
 from goldiprox.config import IrreducibleConfig
 from goldiprox.data.examples import Examples
+from goldiprox.irreducible import irreducible_losses
 from goldiprox.precompute.irreducible import (
     average_loss,
     irreducible_cost,
-    irreducible_losses,
     irreducible_table,
     require_fitting,
 )

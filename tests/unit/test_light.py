@@ -81,6 +81,58 @@ def test_the_package_loads_nothing_until_a_name_is_used():
     assert loaded_by("import goldiprox") == []
 
 
+LOOP = """
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+import goldiprox
+
+data = goldiprox.with_ids(TensorDataset(torch.randn(64, 4), torch.randint(0, 3, (64,))))
+model, small = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+table = goldiprox.irreducible_losses(small, DataLoader(data, batch_size=32))
+choose = goldiprox.Chooser(model, "rho-loss", share=0.25, irreducible=table)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+"""
+
+
+def test_choosing_loads_nothing_of_the_laboratory_nor_pyarrow():
+    loop = LOOP + "chosen = [len(choose(pool).weights) for pool in DataLoader(data, batch_size=32)]"
+    assert loaded_by(f"{loop}\nassert chosen == [8, 8]", ("pyarrow", *LABORATORY)) == []
+
+
+def test_the_library_works_without_the_laboratory_s_packages(tmp_path):
+    shown = python(
+        ABSENT
+        + LOOP
+        + f"""
+table.write("{tmp_path}/il.parquet")
+choose = goldiprox.Chooser(model, "rho-loss", share=0.25, irreducible="{tmp_path}/il.parquet")
+with goldiprox.Recorder("{tmp_path}/run", choose, data="noise", examples=64) as record:
+    for pool in DataLoader(data, batch_size=32):
+        with record.phase("scoring", pool):
+            chosen = choose(pool)
+        with record.phase("training", chosen):
+            _, inputs, labels = chosen.batch
+            losses = functional.cross_entropy(model(inputs), labels, reduction="none")
+            optimizer.zero_grad()
+            (losses * chosen.weights).mean().backward()
+            optimizer.step()
+        record.step(chosen, losses)
+    record.evaluate(accuracy=0.5)
+print(record.steps)
+try:
+    goldiprox.compare
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    )
+    steps, line = shown.splitlines()
+    assert steps == "2"
+    assert line.startswith("goldiprox.compare needs ")
+    assert line.endswith("pip install 'goldiprox[lab]'")
+    assert (tmp_path / "run" / "result.json").exists()
+
+
 def test_the_laboratory_s_packages_are_the_extra():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     required = [re.split("[>=<]", text)[0] for text in project["optional-dependencies"]["lab"]]

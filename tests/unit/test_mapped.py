@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from goldiprox.chooser import Chooser
 from goldiprox.records.mapped import MappedTable, open_table, write_mapped
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
 from goldiprox.schema import TableError
-from goldiprox.training.step import Chooser
 
 
 @pytest.fixture

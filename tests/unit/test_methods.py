@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from goldiprox.chooser import Chooser
 from goldiprox.config import TrainConfig
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import read_steps
@@ -15,7 +16,6 @@ from goldiprox.selection.methods import METHODS, CompanionSpec, Method, method, 
 from goldiprox.selection.ranking import top_k
 from goldiprox.selection.selectors import RandomChoice, TopK
 from goldiprox.training.loop import train
-from goldiprox.training.step import Chooser
 
 FIELDS = set(Evidence.__dataclass_fields__)
 

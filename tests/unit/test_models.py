@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from goldiprox.models.registry import build_model, model_factory, parameter_count
+from goldiprox.evidence.flops import parameter_count
+from goldiprox.models.registry import build_model, model_factory
 from goldiprox.models.scaled import ScaledOutput
 from goldiprox.models.vision import MLP, VISION_MODELS, SmallCNN
 from goldiprox.schema import ConfigError

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from goldiprox.models.registry import build_model, model_factory, parameter_count, tokenizer_for
+from goldiprox.evidence.flops import parameter_count
+from goldiprox.models.registry import build_model, model_factory, tokenizer_for
 from goldiprox.models.text import TEXT_MODELS, BagOfEmbeddings, SmallTransformer, WordTokenizer
 from goldiprox.schema import ConfigError
 from goldiprox.training.build import build

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from goldiprox.config import TrainConfig
+from goldiprox.evidence.flops import parameter_count
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.models.registry import build_model, model_factory, parameter_count
+from goldiprox.models.registry import build_model, model_factory
 from goldiprox.models.zoo import ZOO_MODELS
 from goldiprox.schema import ConfigError
 from goldiprox.training.loop import train

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import goldiprox
 from goldiprox.batch import take
+from goldiprox.chooser import Chooser
 from goldiprox.config import (
     CompareConfig,
     IrreducibleConfig,
@@ -36,7 +37,6 @@ from goldiprox.precompute.data_diet import ScoreConfig
 from goldiprox.schema import ConfigError, DataError, NonFinite, TableError
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
-from goldiprox.training.step import Chooser
 from objective_cases import IDS, B, C, cases, drawn
 from objective_cases.language_model import L, V, token_labels
 

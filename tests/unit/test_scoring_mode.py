@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from goldiprox.chooser import Chooser
 from goldiprox.evidence.dropout import dropped
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.gradients import gradient_norms
 from goldiprox.evidence.mode import scoring_mode, undisturbed
-from goldiprox.precompute.irreducible import irreducible_losses
+from goldiprox.irreducible import irreducible_losses
 from goldiprox.schema import ConfigError
 from goldiprox.seeds import stream
-from goldiprox.training.step import Chooser
 
 B, D, C = 24, 6, 4
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from goldiprox.chooser import Chooser
 from goldiprox.cli import main
 from goldiprox.config import TrainConfig
 from goldiprox.precompute import coreset
@@ -16,7 +17,6 @@ from goldiprox.selection.coreset import CoreSetSpec, FixedSubset, k_center_greed
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import Course
 from goldiprox.training.loop import train
-from goldiprox.training.step import Chooser
 from goldiprox.training.task import CheckpointEvery
 
 NAMES = [name for name, entry in METHODS.items() if entry.core_set is not None]

@@ -17,13 +17,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from goldiprox.chooser import Chooser
 from goldiprox.schema import DataError, Evidence, NonFinite
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.plans import pools
 from goldiprox.selection.ranking import keyed_uniforms, shuffled
 from goldiprox.selection.selectors import StatefulSelector
-from goldiprox.training.step import Chooser
 
 PLACE = torch.device("meta")  # the one other device that every build of PyTorch knows
 

@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 import goldiprox
+from goldiprox.chooser import Chooser
 from goldiprox.cli import main
 from goldiprox.config import TrainConfig
 from goldiprox.records.steplog import read_steps
@@ -25,7 +26,6 @@ from goldiprox.selection.ranking import top_k
 from goldiprox.selection.sampling import Boltzmann, GumbelTopK, ImportanceSampling
 from goldiprox.selection.selectors import RandomChoice, TopK
 from goldiprox.selection.variants import MODIFIERS
-from goldiprox.training.step import Chooser
 from goldiprox.workflows.arms import require_possible
 
 DRAWS = 3000

@@ -37,8 +37,8 @@ from goldiprox.data.table_files import (
     require_known_kind,
 )
 from goldiprox.data.targets import TargetKind
-from goldiprox.data.wrap import with_ids
 from goldiprox.schema import ConfigError
+from goldiprox.wrap import with_ids
 
 __all__ = [
     "DATASETS",

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from goldiprox.data.inputs import Store
 from goldiprox.schema import DataError
-
-if TYPE_CHECKING:
-    from goldiprox.data.store import Store
 
 __all__ = ["Augmentation", "ImagePreprocessor", "ModelInputs", "Preprocess", "Source"]
 

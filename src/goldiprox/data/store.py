@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from goldiprox.data.inputs import Inputs, Store
 from goldiprox.data.messages import first_line
 from goldiprox.data.notes import Note, note_of
 from goldiprox.data.preprocess import ImagePreprocessor, Preprocess
@@ -38,34 +39,6 @@ __all__ = [
     "png_bytes",
     "png_of_lines",
 ]
-
-Inputs = Tensor | dict[str, Tensor] | list[str]
-"""One batch of raw inputs: a tensor, named tensors, or texts."""
-
-
-@runtime_checkable
-class Store(Protocol):
-    """Raw inputs by row; a row's number is the example's id.
-
-    A store that reads slowly may also have ``prefetch(rows_B)``: told of rows that will soon be
-    fetched together, it starts reading them and returns at once. See
-    :meth:`goldiprox.data.examples.Examples.prefetch`.
-    """
-
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        """Shape of one example, without the batch axis."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def fetch(self, rows_B: Tensor) -> Inputs:
-        """The raw inputs of these rows, in this order; repeats are allowed."""
-        ...
-
-    def thumbnail(self, row: int) -> bytes:
-        """One example as the bytes of a PNG file, for galleries."""
-        ...
 
 
 class ImageStore:

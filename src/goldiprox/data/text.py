@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from goldiprox.data.inputs import Store
 from goldiprox.data.preprocess import Augmentation
 from goldiprox.schema import DataError
-
-if TYPE_CHECKING:
-    from goldiprox.data.store import Store
 
 __all__ = ["Ragged", "TextPreprocessor", "Tokenizer", "Tokens", "tokenise"]
 

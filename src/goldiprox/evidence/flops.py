@@ -29,6 +29,7 @@ __all__ = [
     "count_pass",
     "counting",
     "flops_per_example",
+    "parameter_count",
 ]
 
 FlopsPerExample = tuple[float, float]
@@ -230,3 +231,8 @@ def count_pass(run: Callable[[Batch], object], batch: Batch) -> PassFlops:
         per_call=max(0.0, whole.total - size * per_example),
         uncounted=uncounted,
     )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -28,7 +28,7 @@ from goldiprox.schema import ConfigError
 OUTPUTS = ("num_classes", "classes", "n_classes", "num_labels", "num_outputs")
 """What people call the number of outputs of a factory that takes nothing else."""
 
-__all__ = ["build_model", "factory_name", "model_factory", "parameter_count", "tokenizer_for"]
+__all__ = ["build_model", "factory_name", "model_factory", "tokenizer_for"]
 
 
 def model_factory(name: str, *, text: bool = False) -> Factory:
@@ -156,8 +156,3 @@ def _call_of(factory: Factory, input_shape: Shape, num_classes: int) -> Callable
         f"the model factory {factory_name(factory)}{signature} cannot be called: it must take the "
         "shape of one example and the number of outputs, num_classes alone, or nothing"
     )
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -25,7 +25,8 @@ from goldiprox.selection.coreset import (
 from goldiprox.selection.plans import Course, Draw, Plan
 from goldiprox.selection.ranking import tie_key
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import Loop, train
+from goldiprox.training.loop import train
+from goldiprox.training.run import Run
 from goldiprox.training.task import Trained
 
 __all__ = ["CoreSet"]
@@ -58,10 +59,10 @@ class CoreSet(Hook):
         self._plan = _Later(course)
         return self._plan
 
-    def started(self, loop: Loop) -> None:
+    def started(self, run: Run) -> None:
         """Train the proxy and choose, unless a checkpoint holds the choice."""
         if self._kept_n is None:
-            self._kept_n = self._choose(loop)
+            self._kept_n = self._choose(run)
         assert self._plan is not None
         self._plan.subset = FixedSubset(self._plan.course, self._kept_n)
 
@@ -73,26 +74,26 @@ class CoreSet(Hook):
         """Go on with the same core-set."""
         self._kept_n = state["kept"]
 
-    def _choose(self, loop: Loop) -> Tensor:
+    def _choose(self, run: Run) -> Tensor:
         """Positions of the core-set, ascending."""
-        spec, examples = self._spec, loop.task.train
+        spec, examples = self._spec, run.task.train
         count = spec.count(len(examples))
-        config = proxy_config(loop.config, examples.store.example_shape, len(examples), spec)
+        config = proxy_config(run.config, examples.store.example_shape, len(examples), spec)
         hook = ScoreHook(
             ScoreConfig(scores=("forgetting",), epoch=(spec.epochs,), epochs=spec.epochs)
         )
         hooks = (hook,) if spec.by == "forgetting" else ()
         # On the learner's inputs, hence with its tokenizer.
-        task = replace(loop.task, preprocess=loop.feeder.preprocess)
+        task = replace(run.task, preprocess=run.feeder.preprocess)
         proxy = train(config, task, hooks=hooks)
         for phase in RUN_PHASES:
-            loop.ledger.add(phase, proxy.ledger.phases.get(phase, Cost()))
-        key = tie_key(stream(loop.config.seed, "core-set"))
+            run.ledger.add(phase, proxy.ledger.phases.get(phase, Cost()))
+        key = tie_key(stream(run.config.seed, "core-set"))
         if spec.by == "forgetting":  # where most examples tie
             scores_N = torch.from_numpy(hook.columns()["forgetting"])
             return keep_highest(scores_N, examples.ids_N, count, key)
-        found = _look(loop, proxy, spec)
-        with loop.clock("scoring"):
+        found = _look(run, proxy, spec)
+        with run.clock("scoring"):
             if spec.by == "k-center":
                 return k_center_greedy(found, examples.ids_N, count, key).sort().values
             return keep_highest(found, examples.ids_N, count, key)
@@ -126,17 +127,17 @@ def proxy_config(
     )
 
 
-def _look(loop: Loop, proxy: Trained, spec: CoreSetSpec) -> Tensor:
+def _look(run: Run, proxy: Trained, spec: CoreSetSpec) -> Tensor:
     """One pass of the proxy, un-augmented, charged as scoring: scores_N or features_ND."""
-    examples = loop.task.train
+    examples = run.task.train
     feeder = proxy.feeder
-    scoring = ScoringPass(proxy.model, batchnorm="running", objective=loop.objective)
+    scoring = ScoringPass(proxy.model, batchnorm="running", objective=run.objective)
     field = "features_BD" if spec.by == "k-center" else "log_probs_BC"
     few = feeder(examples, feeder.typical(examples, 8))
-    flops = count_flops(proxy.model, few, objective=loop.objective)
-    loop.ledger.leave_out(flops.uncounted)
+    flops = count_flops(proxy.model, few, objective=run.objective)
+    run.ledger.leave_out(flops.uncounted)
     count = len(examples)
-    with loop.clock("scoring", examples=count, flops=flops.forward * count):
+    with run.clock("scoring", examples=count, flops=flops.forward * count):
         parts = torch.arange(len(examples)).split(SCORING_BATCH)
         score = PROXY_SCORES.get(spec.by)
         found = [

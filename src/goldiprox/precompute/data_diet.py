@@ -38,7 +38,8 @@ from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError, TableError
 from goldiprox.training.feed import Feeder
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import Loop, train
+from goldiprox.training.loop import train
+from goldiprox.training.run import Run
 from goldiprox.training.task import CheckpointEvery, Report, Task
 
 __all__ = [
@@ -241,33 +242,33 @@ class ScoreHook(Hook):
         self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
         self._restored = False
 
-    def started(self, loop: Loop) -> None:
+    def started(self, run: Run) -> None:
         """Score the initial weights where that is asked for."""
-        self._examples = loop.task.train
+        self._examples = run.task.train
         if self._restored:
             return
         self._forgetting = Forgetting(len(self._examples))
         self._area = MarginArea(len(self._examples))
         initial = [entry for entry in self._config.entries if entry.kind == "initial"]
         if initial:
-            self._columns |= self._look(loop, initial)
-        self._take_snapshot(loop, 0)
+            self._columns |= self._look(run, initial)
+        self._take_snapshot(run, 0)
 
-    def stepped(self, loop: Loop, record: StepRecord) -> None:
+    def stepped(self, run: Run, record: StepRecord) -> None:
         """Note who was in the mini-batch, and how the model did on it before the step."""
         if not (self._watches_forgetting or self._watches_margin):
             return
         correct_k = record.correct_k
-        assert loop.stepped is not None
+        assert run.stepped is not None
         assert correct_k is not None  # scores are of classifiers
-        margin_k = missing_margin(loop.stepped.output.float(), loop.stepped.batch[2])
+        margin_k = missing_margin(run.stepped.output.float(), run.stepped.batch[2])
         self._pending.append((record.epoch + 1, record.selection.ids_k, correct_k, margin_k))
         if len(self._pending) >= SETTLE_EVERY:
             self._settle()
 
-    def epoch_ended(self, loop: Loop, epoch: int) -> None:
+    def epoch_ended(self, run: Run, epoch: int) -> None:
         """Score all examples where this epoch is to be looked at."""
-        self._take_snapshot(loop, epoch)
+        self._take_snapshot(run, epoch)
 
     def columns(self) -> dict[str, Floats]:
         """All scores of the finished run by column, float32 of shape [N]."""
@@ -321,29 +322,29 @@ class ScoreHook(Hook):
             if self._watches_margin:
                 self._area.visit(positions_k, margin_k)
 
-    def _take_snapshot(self, loop: Loop, epoch: int) -> None:
+    def _take_snapshot(self, run: Run, epoch: int) -> None:
         wanted = self._config.epoch
         entries = [entry for entry in self._config.entries if entry.kind == "snapshot"]
         if epoch in wanted and entries:
-            found = self._look(loop, entries)
+            found = self._look(run, entries)
             self._columns |= {
                 epoch_column(column, epoch, max(wanted)): values for column, values in found.items()
             }
 
-    def _look(self, loop: Loop, entries: list[Score]) -> dict[str, Tensor]:
+    def _look(self, run: Run, entries: list[Score]) -> dict[str, Tensor]:
         """One pass in evaluation mode, un-augmented, charged as scoring."""
-        scoring = ScoringPass(loop.model, batchnorm="running", objective=loop.objective)
+        scoring = ScoringPass(run.model, batchnorm="running", objective=run.objective)
         count = len(self._examples)
-        few = loop.feeder(self._examples, loop.feeder.typical(self._examples, 8))
+        few = run.feeder(self._examples, run.feeder.typical(self._examples, 8))
         if any("grad_norm_B" in entry.needs for entry in entries):
             norms = count_pass(lambda pool: scoring(pool, {"grad_norm_B"}), few)
             flops, uncounted = norms.of(count, GRADIENT_BATCH), norms.uncounted
         else:
-            plain = count_flops(loop.model, few, objective=loop.objective)
+            plain = count_flops(run.model, few, objective=run.objective)
             flops, uncounted = plain.forward * count, plain.uncounted
-        loop.ledger.leave_out(uncounted)
-        with loop.clock("scoring", examples=count, flops=flops):
-            return snapshot(scoring, loop.feeder, self._examples, entries)
+        run.ledger.leave_out(uncounted)
+        with run.clock("scoring", examples=count, flops=flops):
+            return snapshot(scoring, run.feeder, self._examples, entries)
 
 
 def score_replica(

@@ -11,18 +11,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from goldiprox.guarded.json_files import misfit
 from goldiprox.records.ledger import LEDGER
-from goldiprox.records.sealed import read_sealed, write_sealed
 from goldiprox.schema import TableError, are_sparse, id_list
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["IRREDUCIBLE_LOSS", "PROBE", "Lookup", "ScoreTable", "Table"]
 
@@ -304,6 +305,10 @@ class ScoreTable(Table):
         Raises:
             GoldiproxError: if the file cannot be written.
         """
+        import pyarrow as pa
+
+        from goldiprox.records.sealed import write_sealed
+
         arrays = {"id": pa.array(self.ids_N)}
         arrays |= {name: pa.array(values) for name, values in self.columns.items()}
         note = {"format": FORMAT, "provenance": dict(self.provenance)}
@@ -319,6 +324,8 @@ class ScoreTable(Table):
         Raises:
             TableError: if the file is absent, damaged or not a score table.
         """
+        from goldiprox.records.sealed import read_sealed
+
         path = Path(path)
         table, note = read_sealed(
             path,
@@ -429,19 +436,17 @@ PROVENANCE = {
 
 def _header(table: pa.Table, note: Any) -> dict[str, Any] | None:
     """The note that a score table carries; None where the file is something else."""
+    from pyarrow.types import is_floating, is_integer
+
     ids = table["id"] if "id" in table.column_names else None
-    if ids is None or not pa.types.is_integer(ids.type) or ids.null_count:
+    if ids is None or not is_integer(ids.type) or ids.null_count:
         return None
-    if not all(_is_number(table[name].type) for name in table.column_names):
+    if not all(is_integer(field.type) or is_floating(field.type) for field in table.schema):
         return None
     if len(set(table.column_names)) < len(table.column_names):
         return None
     shape = {"format": None, "provenance": PROVENANCE}
     return None if misfit(note, shape) else dict(note)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 _MEANING = {"fingerprint": "data", "label_digest": "labels (noise, seed or split differ)"}

@@ -15,7 +15,7 @@ from goldiprox.records.steplog import StepRecord
 from goldiprox.schema import ConfigError
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import Loop
+from goldiprox.training.run import Run
 
 __all__ = ["GroupAudit"]
 
@@ -42,34 +42,34 @@ class GroupAudit(Hook):
         self._chosen = torch.zeros(len(self._names), dtype=torch.int64)
         self._pending: list[Tensor] = []
 
-    def started(self, loop: Loop) -> None:
+    def started(self, run: Run) -> None:
         """Refuse an objective without right and wrong before anything is trained.
 
         Raises:
             ConfigError: naming it.
         """
-        if type(loop.objective).correct is Objective.correct:
+        if type(run.objective).correct is Objective.correct:
             raise ConfigError(
-                f'objective "{loop.objective.name}" says of no example whether it is right, so '
+                f'objective "{run.objective.name}" says of no example whether it is right, so '
                 "nothing can be counted by group; leave the groups out"
             )
 
-    def stepped(self, loop: Loop, record: StepRecord) -> None:
+    def stepped(self, run: Run, record: StepRecord) -> None:
         """Note who was chosen."""
-        del loop
+        del run
         self._pending.append(record.selection.ids_k)
         if len(self._pending) >= SETTLE_EVERY:
             self._settle()
 
-    def finished(self, loop: Loop) -> None:
+    def finished(self, run: Run) -> None:
         """Look at the test set once more, and write the counts."""
         self._settle()
-        test = loop.task.evaluation
-        found = evaluate(loop.model, test, loop.feeder, loop.config.precision, loop.objective)
+        test = run.task.evaluation
+        found = evaluate(run.model, test, run.feeder, run.config.precision, run.objective)
         assert found.correct_N is not None  # see started
         GroupCounts(
             names=self._names,
-            pool=self._count(loop.task.train.rows_N).tolist(),
+            pool=self._count(run.task.train.rows_N).tolist(),
             chosen=self._chosen.tolist(),
             test=self._count(test.rows_N).tolist(),
             correct=self._count(test.rows_N[found.correct_N]).tolist(),

@@ -2,62 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from goldiprox.chooser import Chooser
+from goldiprox.records.evaluations import Evaluation
 from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.schema import NonFinite
-from goldiprox.training.task import Evaluation
-
-if TYPE_CHECKING:
-    from goldiprox.training.loop import Loop
+from goldiprox.selection.plans import Plan
+from goldiprox.training.companion import Companion
+from goldiprox.training.hooks import Hook
 
 __all__ = ["require_finite_weights", "restore", "state_of"]
 
 
-def state_of(loop: Loop) -> dict[str, Any]:
+class Resumable(Protocol):
+    """A run that can be put where it was: what it is made of."""
+
+    device: torch.device
+    model: nn.Module
+    optimizer: Optimizer
+    chooser: Chooser
+    plan: Plan
+    companion: Companion | None
+    hooks: Sequence[Hook]
+    evaluations: list[Evaluation]
+    ledger: Ledger
+    clock: Clock
+    best: dict[str, Tensor] | None
+    step: int
+    examples: int
+
+
+def state_of(run: Resumable) -> dict[str, Any]:
     """All that a run needs to go on as if it had never stopped."""
     return {
-        "step": loop.step,
-        "examples": loop.examples,
-        "model": loop.model.state_dict(),
-        "optimizer": loop.optimizer.state_dict(),
-        "chooser": loop.chooser.state_dict(),
-        "plan": loop.plan.state_dict(),
-        "companion": None if loop.companion is None else loop.companion.state_dict(),
-        "hooks": [hook.state_dict() for hook in loop.hooks],
-        "evaluations": [asdict(e) for e in loop.evaluations],
-        "ledger": loop.ledger.to_json(),
-        "best": loop.best,
+        "step": run.step,
+        "examples": run.examples,
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "chooser": run.chooser.state_dict(),
+        "plan": run.plan.state_dict(),
+        "companion": None if run.companion is None else run.companion.state_dict(),
+        "hooks": [hook.state_dict() for hook in run.hooks],
+        "evaluations": [asdict(e) for e in run.evaluations],
+        "ledger": run.ledger.to_json(),
+        "best": run.best,
         "cpu_rng": torch.get_rng_state(),
-        "cuda_rng": cuda_random_state(loop.device),
+        "cuda_rng": cuda_random_state(run.device),
     }
 
 
-def restore(loop: Loop, state: dict[str, Any]) -> None:
+def restore(run: Resumable, state: dict[str, Any]) -> None:
     """Bring a run, and the global random state, to where :func:`state_of` was taken."""
-    loop.step = state["step"]
-    loop.examples = state["examples"]
-    loop.model.load_state_dict(state["model"])
-    loop.optimizer.load_state_dict(state["optimizer"])
-    loop.chooser.load_state_dict(state["chooser"])
-    loop.plan.load_state_dict(state["plan"])
-    if loop.companion is not None:
-        loop.companion.load_state_dict(state["companion"])
-    for hook, kept in zip(loop.hooks, state["hooks"], strict=True):
+    run.step = state["step"]
+    run.examples = state["examples"]
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.chooser.load_state_dict(state["chooser"])
+    run.plan.load_state_dict(state["plan"])
+    if run.companion is not None:
+        run.companion.load_state_dict(state["companion"])
+    for hook, kept in zip(run.hooks, state["hooks"], strict=True):
         hook.load_state_dict(kept)
-    loop.evaluations = [Evaluation(**e) for e in state["evaluations"]]
-    uncounted = loop.ledger.uncounted
-    loop.ledger = Ledger.from_json(state["ledger"])
-    loop.ledger.leave_out(uncounted)
-    loop.clock = Clock(loop.device, loop.ledger)
-    loop.best = state["best"]
+    run.evaluations = [Evaluation(**e) for e in state["evaluations"]]
+    uncounted = run.ledger.uncounted
+    run.ledger = Ledger.from_json(state["ledger"])
+    run.ledger.leave_out(uncounted)
+    run.clock = Clock(run.device, run.ledger)
+    run.best = state["best"]
     torch.set_rng_state(state["cpu_rng"])
     if state["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(state["cuda_rng"], loop.device)
+        torch.cuda.set_rng_state(state["cuda_rng"], run.device)
 
 
 def cuda_random_state(device: torch.device) -> Tensor | None:

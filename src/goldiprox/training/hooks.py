@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from goldiprox.records.steplog import StepRecord
-    from goldiprox.training.loop import Loop
+from goldiprox.records.steplog import StepRecord
+from goldiprox.training.run import Run
 
 __all__ = ["Hook"]
 
@@ -18,24 +17,24 @@ class Hook:
     were: the run with the hook equals the run without it.
     """
 
-    def started(self, loop: Loop) -> None:
+    def started(self, run: Run) -> None:
         """Before the first step of this process; after a checkpoint was loaded, if there is one."""
 
-    def stepped(self, loop: Loop, record: StepRecord) -> None:
+    def stepped(self, run: Run, record: StepRecord) -> None:
         """After each step. The record's tensors are on the device; bring them over in bulk.
 
-        ``loop.drawn`` is what the step drew.
+        ``run.drawn`` is what the step drew.
         """
 
-    def epoch_ended(self, loop: Loop, epoch: int) -> None:
+    def epoch_ended(self, run: Run, epoch: int) -> None:
         """After the last step of an epoch, before its evaluation.
 
         Args:
-            loop: the run.
+            run: the run.
             epoch: passes over the pools done so far, 1 at the end of the first.
         """
 
-    def finished(self, loop: Loop) -> None:
+    def finished(self, run: Run) -> None:
         """After the last step and its evaluation, before the run's records are written."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from goldiprox.batch import ID, Batch, model_output, take, trimmed
+from goldiprox.chooser import Chooser
 from goldiprox.config import TrainConfig
-from goldiprox.evidence.flops import count_flops
+from goldiprox.evidence.flops import count_flops, parameter_count
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.evidence.mode import scoring_mode, twin_of, undisturbed
-from goldiprox.models.registry import parameter_count
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import objective as objective_named
+from goldiprox.records.evaluations import Evaluation
 from goldiprox.records.ledger import RUN_PHASES, Clock, Cost, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import MARKS, StepLog, StepRecord
@@ -39,8 +41,7 @@ from goldiprox.training.optimization import (
     resolve_precision,
     training_step,
 )
-from goldiprox.training.step import Chooser
-from goldiprox.training.task import CheckpointEvery, Evaluation, Report, Task, Trained
+from goldiprox.training.task import CheckpointEvery, Report, Task, Trained
 from goldiprox.training.trajectory import Start
 
 __all__ = ["Loop", "train"]
@@ -136,7 +137,7 @@ class Loop:
         self.task = task
         self.folder = folder
         self.keep_best = keep_best
-        self.hooks = tuple(hooks)
+        self.hooks: Sequence[Hook] = tuple(hooks)
         self._start = start
         self.objective = task.objective or objective_named(config.objective)
         self.per_epoch = config.steps_per_epoch(len(task.train))
@@ -153,7 +154,7 @@ class Loop:
             tokenizer=config.tokenizer,
             max_length=config.max_length,
         )
-        self.optimizer = make_optimizer(self.model, config)
+        self.optimizer: Optimizer = make_optimizer(self.model, config)
         self.chooser = Chooser(
             self.model,
             config.method,

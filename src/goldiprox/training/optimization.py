@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from goldiprox.batch import Batch, model_output
 from goldiprox.config import LearnerConfig, TrainConfig
@@ -110,7 +110,7 @@ class Stepped:
 
 def training_step(
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     batch: Batch,
     weights_k: Tensor | None,
     config: TrainConfig,

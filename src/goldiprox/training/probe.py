@@ -13,7 +13,7 @@ from goldiprox.records.tables import IRREDUCIBLE_LOSS, PROBE, ScoreTable, Table
 from goldiprox.seeds import stream
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import Loop
+from goldiprox.training.run import Run
 
 __all__ = ["LossProbe"]
 
@@ -40,14 +40,14 @@ class LossProbe(Hook):
         self._irreducible_N = irreducible.column_for(IRREDUCIBLE_LOSS, ids_N, "make it again")
         self._losses: dict[str, Tensor] = {}
 
-    def epoch_ended(self, loop: Loop, epoch: int) -> None:
+    def epoch_ended(self, run: Run, epoch: int) -> None:
         """Evaluate; no side effects."""
-        found = evaluate(loop.model, self._examples, loop.feeder, objective=loop.objective)
+        found = evaluate(run.model, self._examples, run.feeder, objective=run.objective)
         self._losses[f"epoch_{epoch}"] = found.loss_N
 
-    def finished(self, loop: Loop) -> None:
+    def finished(self, run: Run) -> None:
         """Write the table."""
-        del loop
+        del run
         columns = {IRREDUCIBLE_LOSS: self._irreducible_N, **self._losses}
         ScoreTable(
             ids_N=self._examples.ids_N.numpy(),

@@ -31,7 +31,7 @@ from goldiprox.records.steplog import StepRecord
 from goldiprox.schema import ConfigError, Selection, SequenceError
 from goldiprox.selection.plans import Course, Draw, Plan, PlanFactory, ShuffledPools
 from goldiprox.training.hooks import Hook
-from goldiprox.training.loop import Loop
+from goldiprox.training.run import Run
 
 __all__ = ["Recorder", "drop_recorded", "replay", "replay_config", "write_recorded"]
 
@@ -55,28 +55,28 @@ class Recorder(Hook):
         self._tables: list[pa.Table] = []
         self._picks = 0
 
-    def started(self, loop: Loop) -> None:
+    def started(self, run: Run) -> None:
         """Drop what is about to be run again.
 
         Raises:
             SequenceError: if steps were done before without being recorded, or what was recorded is
                 damaged or of another run.
         """
-        self._parts.cut(loop.first, loop.step)
+        self._parts.cut(run.first, run.step)
 
-    def stepped(self, loop: Loop, record: StepRecord) -> None:
+    def stepped(self, run: Run, record: StepRecord) -> None:
         """Keep a step; its ids stay on the device for a while."""
-        assert loop.drawn is not None
-        pool = pool_digest(loop.task.train.ids_N[loop.drawn.positions_B])
+        assert run.drawn is not None
+        pool = pool_digest(run.task.train.ids_N[run.drawn.positions_B])
         self._pending.append((record.step, record.epoch, pool, record.selection))
         if len(self._pending) >= SETTLE_EVERY:
             self._settle()
             if self._picks >= GROUP_PICKS:
                 self._write_part()
 
-    def finished(self, loop: Loop) -> None:
+    def finished(self, run: Run) -> None:
         """Write the last part."""
-        del loop
+        del run
         self._write_part()
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.splits import Examples
 from goldiprox.objectives import Objective
+from goldiprox.records.evaluations import Evaluation
 from goldiprox.records.ledger import Ledger
 from goldiprox.schema import ConfigError
 from goldiprox.training.feed import Feeder
 
-__all__ = ["CheckpointEvery", "Evaluation", "Report", "Task", "Trained"]
+__all__ = ["CheckpointEvery", "Report", "Task", "Trained"]
 
 Report = Callable[[int, int, str], None]
 """Called now and then with (steps done, steps in all, what to say)."""
@@ -38,33 +39,6 @@ class Task:
     preprocess: Preprocess
     num_classes: int
     objective: Objective | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A point on the curve.
-
-    Attributes:
-        step: training steps done.
-        epoch: passes over the pools done, fractional.
-        examples: examples trained on so far.
-        loss: mean loss on the evaluation set.
-        accuracy: share of it classified correctly; None where the objective has no accuracy.
-        matthews: Matthews correlation on it; None unless there are two classes.
-        metrics: all metrics of the objective by name; empty in records of version 0.1.0.
-        seconds: wall seconds of loading, scoring and training so far (no evaluation).
-        flops: floating-point operations of the same.
-    """
-
-    step: int
-    epoch: float
-    examples: int
-    accuracy: float | None
-    loss: float
-    matthews: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float
-    flops: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from goldiprox.records.runs import RunFolder
 from goldiprox.training.hooks import Hook
-
-if TYPE_CHECKING:
-    from goldiprox.training.loop import Loop
+from goldiprox.training.run import Run
 
 __all__ = ["KeepWeights", "Start", "load_start", "weights_at"]
 
@@ -55,17 +52,17 @@ class KeepWeights(Hook):
         self._epochs = frozenset(epochs) | frozenset(starts)
         self._starts = frozenset(starts)
 
-    def started(self, loop: Loop) -> None:
+    def started(self, run: Run) -> None:
         """Keep the initial weights."""
-        if loop.step == 0:
-            self.epoch_ended(loop, 0)
+        if run.step == 0:
+            self.epoch_ended(run, 0)
 
-    def epoch_ended(self, loop: Loop, epoch: int) -> None:
+    def epoch_ended(self, run: Run, epoch: int) -> None:
         """Keep the weights if this epoch's are wanted."""
         if epoch in self._epochs:
-            self._folder.save_weights(_weights(epoch), loop.model.state_dict())
+            self._folder.save_weights(_weights(epoch), run.model.state_dict())
         if epoch in self._starts:
-            state = loop.optimizer.state_dict()["state"]
+            state = run.optimizer.state_dict()["state"]
             moments = {f"{n}.{key}": t for n, one in state.items() for key, t in one.items()}
             self._folder.save_weights(_moments(epoch), moments)
 

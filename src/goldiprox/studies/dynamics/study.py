@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from goldiprox.config import config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
+from goldiprox.evidence.flops import parameter_count
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.models.registry import parameter_count
 from goldiprox.precompute.data_diet import snapshot
 from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.circumstances import as_json, versions

@@ -21,7 +21,6 @@ from goldiprox.evidence.mode import BatchNormMode, Precision, device_of
 from goldiprox.evidence.outputs import LABEL_FIELDS
 from goldiprox.objectives import CLASSIFICATION, Given, Objective
 from goldiprox.records.label_sample import LabelSample
-from goldiprox.records.mapped import open_table
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, Lookup, Table
 from goldiprox.schema import (
     ConfigError,
@@ -262,7 +261,12 @@ class Chooser:
                 f'method "{self.method.name}" needs an irreducible-loss table; make one with: '
                 "goldiprox irreducible DATASET --out il.parquet"
             )
-        table = irreducible if isinstance(irreducible, Table) else open_table(Path(irreducible))
+        if isinstance(irreducible, Table):
+            table = irreducible
+        else:
+            from goldiprox.records.mapped import open_table  # pyarrow is for files
+
+            table = open_table(Path(irreducible))
         self.table = table
         self._labels = LabelSample(table.provenance)
         made_for = table.provenance.get("objective")

@@ -13,8 +13,8 @@ from torch.utils.data import (
 
 from goldiprox.batch import ids_of
 from goldiprox.content import content_id
-from goldiprox.data.wrap import carried_ids, with_ids
 from goldiprox.schema import ConfigError, DataError
+from goldiprox.wrap import carried_ids, with_ids
 
 
 class Listed:
