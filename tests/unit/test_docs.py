@@ -36,7 +36,9 @@ def test_no_card_without_a_method() -> None:
     assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == set(METHODS)
 
 
-@pytest.mark.parametrize("page", ["README.md", *map(str, (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *map(str, (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_to_files(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
@@ -136,3 +138,14 @@ def test_the_methods_page_lists_every_variant_and_its_code_runs() -> None:
         assert torch.allclose(found, torch.tensor([0.2 / 0.7, 0.7 / 0.2]).log())
     finally:
         METHODS.pop("margin", None)
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = [ROOT / room for room in ("src", "tests", "docs", "examples")]
+    known = [f"/{path.relative_to(ROOT)}" for room in rooms for path in room.rglob("*")]
+    for name in re.findall(r"`([\w/.]+(?:\.py|\.html|/))`", text):
+        assert any(path.endswith(f"/{name.rstrip('/')}") for path in known), name
+    for registry, file in re.findall(r"`([A-Z_]+)` (?:in|of) `([\w/.]+)`", text):
+        paths = [ROOT / path[1:] for path in known if path.endswith(f"/{file}")]
+        assert any(re.search(rf"^{registry}\b", path.read_text(), re.M) for path in paths), registry
