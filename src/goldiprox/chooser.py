@@ -33,7 +33,6 @@ from goldiprox.schema import (
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.methods import Method, method
 from goldiprox.selection.own import undeclared
-from goldiprox.selection.plans import pools
 from goldiprox.selection.selectors import StatefulSelector, how_many
 
 __all__ = ["Chooser", "Chosen", "require_classes"]
@@ -156,7 +155,7 @@ class Chooser:
                 if the model's output or the targets do not fit the objective.
             ConfigError: if the method decides for whole epochs rather than for each pool.
         """
-        if self.method.plan is not pools:
+        if not self.method.each_step:
             raise ConfigError(
                 f'method "{self.method.name}" decides for whole epochs, not for each pool: use '
                 "goldiprox train, or draw your batches from its plan (goldiprox.selection.plans)"

@@ -11,7 +11,6 @@ from goldiprox.chooser import Chooser
 from goldiprox.schema import Evidence, MissingEvidence, NonFinite
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
-from goldiprox.selection.plans import pools
 from goldiprox.selection.selectors import StatefulSelector
 
 VARIANTS = [
@@ -32,7 +31,7 @@ VARIANTS = [
 ]
 NAMES = [*METHODS, *VARIANTS]
 ENTRIES = {name: method(name) for name in NAMES}
-POOLED = [name for name in NAMES if ENTRIES[name].plan is pools]
+POOLED = [name for name in NAMES if ENTRIES[name].each_step]
 SCORED = [name for name in NAMES if ENTRIES[name].needs]
 NEEDS = [(name, field) for name in NAMES for field in sorted(ENTRIES[name].needs)]
 FROM_CALLER = {"reference_B", "pair_logits_BB", "reference_pair_logits_BB"}

@@ -12,13 +12,12 @@ from goldiprox.objectives import OBJECTIVES
 from goldiprox.schema import ConfigError
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
-from goldiprox.selection.plans import pools
 from objective_cases import cases
 
 VARIANTS = ["loss@gumbel=0.5", "rho-loss@boltzmann=2", "grad-norm-bound@stratified=4",
             "uniform@class-balanced", "loss@filtered"]  # fmt: skip
 ENTRIES = {name: method(name) for name in [*METHODS, *VARIANTS]}
-POOLED = [name for name, entry in ENTRIES.items() if entry.plan is pools and not entry.from_caller]
+POOLED = [name for name, entry in ENTRIES.items() if entry.each_step and not entry.from_caller]
 PAIRS = [
     (name, trained_for)
     for name in POOLED

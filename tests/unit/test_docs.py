@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,15 @@ def test_example_program_learns() -> None:
 
 
 @pytest.mark.usefixtures("examples")
+def test_the_documented_method_is_the_example_that_is_type_checked() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"(    @goldiprox\.method\(\n.*?)\nIt is compared", text, re.DOTALL)
+    assert textwrap.dedent(shown).strip() in (ROOT / "examples" / "own_method.py").read_text()
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert checked["strict"]
+    assert "examples/own_method.py" in checked["files"]
+
+
 def test_example_of_ones_own_method_learns_and_has_variants() -> None:
     import own_method
 

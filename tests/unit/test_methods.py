@@ -65,6 +65,14 @@ def test_a_name_is_given_once(monkeypatch):
     assert "my-own" not in METHODS
 
 
+def test_a_method_that_leaves_the_choice_to_a_plan_has_one():
+    words = {"needs": frozenset(), "summary": "mine", "source": "here", "cost": "nothing"}
+    with pytest.raises(ConfigError, match="each_step=False leaves the choice to its plan"):
+        Method(name="my-own", selector=RandomChoice(), each_step=False, **words)
+    by_epoch = [name for name, entry in METHODS.items() if not entry.each_step]
+    assert by_epoch[:3] == ["rs2", "infobatch", "svp"]
+
+
 def own(selector, *needs):
     return Method(
         name="my-own",

@@ -11,7 +11,6 @@ from scipy import stats
 from goldiprox.schema import ConfigError, Evidence
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
-from goldiprox.selection.plans import pools as pooled
 from goldiprox.selection.ranking import (
     draw_key,
     fetch,
@@ -221,7 +220,7 @@ def pool_with_copies(make_evidence, count, alike):
 
 
 SELECTORS = [
-    *(name for name, entry in METHODS.items() if entry.plan is pooled),
+    *(name for name, entry in METHODS.items() if entry.each_step),
     *("loss@gumbel=0.3", "loss@boltzmann", "loss@class-balanced", "loss@gumbel@class-balanced"),
     *("loss@stratified", "uniform@filtered", "uniform@class-balanced"),
 ]

@@ -21,7 +21,6 @@ from goldiprox.chooser import Chooser
 from goldiprox.schema import DataError, Evidence, NonFinite
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
-from goldiprox.selection.plans import pools
 from goldiprox.selection.ranking import keyed_uniforms, shuffled
 from goldiprox.selection.selectors import StatefulSelector
 
@@ -128,7 +127,7 @@ def fresh(entry):
     return selector.start() if isinstance(selector, StatefulSelector) else selector
 
 
-PER_STEP = [name for name, entry in METHODS.items() if entry.plan is pools]
+PER_STEP = [name for name, entry in METHODS.items() if entry.each_step]
 VARIANTS = [
     *("rho-loss@gumbel=0.5", "loss@boltzmann=2", "rho-loss@class-balanced"),
     *("grad-norm-bound@stratified=4", "loss@gumbel@class-balanced", "uniform@filtered"),

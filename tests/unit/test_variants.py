@@ -21,7 +21,6 @@ from goldiprox.seeds import stream
 from goldiprox.selection.functions import reducible_loss, training_loss
 from goldiprox.selection.groups import ClassBalanced, IrreducibleFilter, Stratified
 from goldiprox.selection.methods import METHODS, method
-from goldiprox.selection.plans import pools
 from goldiprox.selection.ranking import top_k
 from goldiprox.selection.sampling import Boltzmann, GumbelTopK, ImportanceSampling
 from goldiprox.selection.selectors import RandomChoice, TopK
@@ -164,7 +163,7 @@ def test_every_way_goes_with_every_scored_method_and_the_filter():
     for name, way in itertools.product(scored, set(MODIFIERS) - {"keep"}):
         assert method(f"{name}@{way}").name == f"{name}@{way}"
     for name, entry in METHODS.items():
-        if entry.plan is pools and not isinstance(entry.selector, IrreducibleFilter):
+        if entry.each_step and not isinstance(entry.selector, IrreducibleFilter):
             assert method(f"{name}@filtered").needs_irreducible_model
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import replace
 
 from goldiprox.names import FromFile, import_named
-from goldiprox.schema import CALLER, SUPPLIERS, ConfigError, Evidence
+from goldiprox.schema import ConfigError
 from goldiprox.selection import functions as score
 from goldiprox.selection.calibrated import CalibratedReducibleLoss
 from goldiprox.selection.coreset import CoreSetSpec, Criterion, before_training
-from goldiprox.selection.functions import ScoreFunction
-from goldiprox.selection.groups import (
-    ClassBalanced,
-    DiverseGradients,
-    IrreducibleFilter,
-)
+from goldiprox.selection.entry import CompanionSpec, Method
+from goldiprox.selection.groups import DiverseGradients, IrreducibleFilter
 from goldiprox.selection.joint import JointChoice
 from goldiprox.selection.plans import InfoBatch, PlanFactory, WholeBatches, pools
 from goldiprox.selection.robust import ClassRobust
@@ -31,122 +26,6 @@ from goldiprox.selection.selectors import RandomChoice, Selector, TopK
 from goldiprox.selection.variants import KEEP, MODIFIERS, split_name, vary
 
 __all__ = ["METHODS", "CompanionSpec", "Method", "method", "register"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompanionSpec:
-    """A second, small model that a method wants trained beside the learner.
-
-    Attributes:
-        fills: the :class:`~goldiprox.schema.Evidence` field that its losses fill.
-        learns: what it takes a step on after each pool: as many random candidates as are chosen
-            (``pool``), or the chosen ones (``chosen``).
-        pretrained: whether it starts as the irreducible-loss model rather than afresh.
-        lr_factor: its learning rate as a multiple of the learner's.
-    """
-
-    fills: str
-    learns: Literal["pool", "chosen"]
-    pretrained: bool = False
-    lr_factor: float = 1.0
-
-
-FIELDS = frozenset(field.name for field in fields(Evidence)) - {"ids_B"}
-"""What a method may need: evidence that is not always there."""
-
-
-def require_fields(name: str, needs: Iterable[str]) -> None:
-    """Refuse needs that nobody can fill.
-
-    Args:
-        name: the method's.
-        needs: names of :class:`~goldiprox.schema.Evidence` fields.
-
-    Raises:
-        ConfigError: if there is no such field.
-    """
-    unknown = sorted(str(need) for need in needs if need not in FIELDS)
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], FIELDS, n=1)
-        hint = f' (did you mean "{close[0]}"?)' if close else ""
-        raise ConfigError(
-            f'method "{name}" needs {", ".join(unknown)}, which Evidence does not have{hint}; '
-            f"it has: {', '.join(sorted(FIELDS))}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A way to choose examples.
-
-    Attributes:
-        name: hyphenated, as on the command line.
-        selector: evidence to selection.
-        needs: the :class:`~goldiprox.schema.Evidence` fields that the selector reads.
-        summary: one line for tables.
-        source: citation.
-        cost: what one step costs beyond the training step, in passes over the pool.
-        plan: which candidates each step draws; shuffled pools unless the method decides for whole
-            epochs.
-        companion: a second model trained beside the learner, where the method needs one.
-        core_set: what is chosen by a proxy before the training, where the method does that.
-
-    Raises:
-        ConfigError: if it needs something that :class:`~goldiprox.schema.Evidence` does not have.
-    """
-
-    name: str
-    selector: Selector
-    needs: frozenset[str]
-    summary: str
-    source: str
-    cost: str
-    plan: PlanFactory = pools
-    companion: CompanionSpec | None = None
-    core_set: CoreSetSpec | None = None
-
-    def __post_init__(self) -> None:
-        needs: Any = self.needs  # the user may have written them in another way
-        needs = needs.split() if isinstance(needs, str) else needs
-        object.__setattr__(self, "needs", frozenset(needs) - {"ids_B"})  # they are always there
-        require_fields(self.name, self.needs)
-        if self.companion is not None:
-            require_fields(self.name, {self.companion.fills})
-
-    @property
-    def score(self) -> ScoreFunction | None:
-        """The score that it chooses the highest of; None if it chooses in another way."""
-        return self.selector.score if isinstance(self.selector, TopK) else None
-
-    @property
-    def needs_forward(self) -> bool:
-        """Whether the pool's inputs are needed, for a scoring pass over them."""
-        return self.companion is not None or bool(self.needs - {"irreducible_B", "targets_B"})
-
-    @property
-    def needs_classes(self) -> bool:
-        """Whether it works only where each example has one of several classes."""
-        if self.core_set is not None:
-            return self.core_set.by != "k-center"
-        # The filter takes a loss for minus the logarithm of a label's probability.
-        by_class = isinstance(self.selector, ClassBalanced | IrreducibleFilter)
-        return by_class or not self.needs.isdisjoint({"log_probs_BC", "mc_log_probs_KBC"})
-
-    @property
-    def from_caller(self) -> list[str]:
-        """The evidence that only the user's own loop can give."""
-        return sorted(field for field in self.needs if SUPPLIERS.get(field) == CALLER)
-
-    @property
-    def needs_irreducible(self) -> bool:
-        """Whether an irreducible-loss table is needed."""
-        own = set() if self.companion is None else {self.companion.fills}
-        return "irreducible_B" in self.needs - own
-
-    @property
-    def needs_irreducible_model(self) -> bool:
-        """Whether an irreducible-loss model must be trained before, for its table or itself."""
-        return self.needs_irreducible or (self.companion is not None and self.companion.pretrained)
 
 
 METHODS: dict[str, Method] = {}
@@ -208,7 +87,7 @@ def _varied(entry: Method, modifiers: Mapping[str, float | None], name: str) -> 
     """A variant of a method: the same but for how it chooses."""
     if KEEP in modifiers:
         return _keeping(entry, modifiers, name)
-    if entry.plan is not pools:
+    if not entry.each_step:
         raise ConfigError(
             f'method "{name}": {entry.name} decides for whole epochs, not for each pool, so a '
             "variant could change nothing; use it as it is"
@@ -249,6 +128,7 @@ LOSHCHILOV = "Loshchilov & Hutter 2015, arXiv:1511.06343"
 
 
 def _add(
+    *,
     name: str,
     selector: Selector,
     needs: str,
@@ -256,6 +136,7 @@ def _add(
     source: str,
     cost: str,
     plan: PlanFactory = pools,
+    each_step: bool = True,
     companion: CompanionSpec | None = None,
 ) -> None:
     register(
@@ -267,223 +148,226 @@ def _add(
             source=source,
             cost=cost,
             plan=plan,
+            each_step=each_step,
             companion=companion,
         )
     )
 
 
 _add(
-    "uniform",
-    RandomChoice(),
-    "",
-    "random choice from the pool: plain shuffled training",
-    "the baseline of every comparison",
-    "nothing",
+    name="uniform",
+    selector=RandomChoice(),
+    needs="",
+    summary="random choice from the pool: plain shuffled training",
+    source="the baseline of every comparison",
+    cost="nothing",
 )
 _add(
-    "loss",
-    TopK(score.training_loss),
-    "loss_B",
-    "highest training loss",
-    f"{LOSHCHILOV}; Kawaguchi & Lu 2020",
-    FORWARD,
+    name="loss",
+    selector=TopK(score.training_loss),
+    needs="loss_B",
+    summary="highest training loss",
+    source=f"{LOSHCHILOV}; Kawaguchi & Lu 2020",
+    cost=FORWARD,
 )
 _add(
-    "rank-based",
-    RankBased(score.training_loss),
-    "loss_B",
-    "drawn by the rank of the training loss",
-    LOSHCHILOV,
-    FORWARD,
+    name="rank-based",
+    selector=RankBased(score.training_loss),
+    needs="loss_B",
+    summary="drawn by the rank of the training loss",
+    source=LOSHCHILOV,
+    cost=FORWARD,
 )
 _add(
-    "grad-norm",
-    TopK(score.gradient_norm),
-    "grad_norm_B",
-    "largest gradient over all parameters",
-    f"{KATHAROPOULOS}; Alain et al. 2015",
-    "1 forward and 1 backward over the pool, more where no rule covers the layers",
+    name="grad-norm",
+    selector=TopK(score.gradient_norm),
+    needs="grad_norm_B",
+    summary="largest gradient over all parameters",
+    source=f"{KATHAROPOULOS}; Alain et al. 2015",
+    cost="1 forward and 1 backward over the pool, more where no rule covers the layers",
 )
 _add(
-    "grad-norm-last-layer",
-    TopK(score.gradient_norm_last_layer),
-    "grad_norm_last_layer_B",
-    "largest gradient over the last layer",
-    "what much published code calls GraNd",
-    FORWARD,
+    name="grad-norm-last-layer",
+    selector=TopK(score.gradient_norm_last_layer),
+    needs="grad_norm_last_layer_B",
+    summary="largest gradient over the last layer",
+    source="what much published code calls GraNd",
+    cost=FORWARD,
 )
 _add(
-    "grad-norm-bound",
-    TopK(score.gradient_norm_bound),
-    "grad_norm_bound_B",
-    "largest gradient of the logits, ||p - y||",
-    KATHAROPOULOS,
-    FORWARD,
+    name="grad-norm-bound",
+    selector=TopK(score.gradient_norm_bound),
+    needs="grad_norm_bound_B",
+    summary="largest gradient of the logits, ||p - y||",
+    source=KATHAROPOULOS,
+    cost=FORWARD,
 )
 _add(
-    "grad-norm-is",
-    ImportanceSampling(score.gradient_norm_bound),
-    "grad_norm_bound_B",
-    "drawn by the gradient bound and weighted: unbiased, gated",
-    KATHAROPOULOS,
-    FORWARD,
+    name="grad-norm-is",
+    selector=ImportanceSampling(score.gradient_norm_bound),
+    needs="grad_norm_bound_B",
+    summary="drawn by the gradient bound and weighted: unbiased, gated",
+    source=KATHAROPOULOS,
+    cost=FORWARD,
 )
 _add(
-    "irreducible",
-    TopK(score.negative_irreducible_loss),
-    "irreducible_B",
-    "lowest irreducible loss",
-    f"{MINDERMANN}, section 4",
-    f"nothing per step; {TABLE}",
+    name="irreducible",
+    selector=TopK(score.negative_irreducible_loss),
+    needs="irreducible_B",
+    summary="lowest irreducible loss",
+    source=f"{MINDERMANN}, section 4",
+    cost=f"nothing per step; {TABLE}",
 )
 _add(
-    "rho-loss",
-    TopK(score.reducible_loss),
-    "loss_B irreducible_B",
-    "highest reducible loss: training loss minus irreducible loss",
-    f"{MINDERMANN}, algorithm 1",
-    f"{FORWARD}; {TABLE}",
+    name="rho-loss",
+    selector=TopK(score.reducible_loss),
+    needs="loss_B irreducible_B",
+    summary="highest reducible loss: training loss minus irreducible loss",
+    source=f"{MINDERMANN}, algorithm 1",
+    cost=f"{FORWARD}; {TABLE}",
 )
 _add(
-    "rho-loss-soft",
-    SoftWeights(score.reducible_loss),
-    "loss_B irreducible_B",
-    "random choice, weighted by exp(reducible loss)",
-    "cf. Evans et al. 2023, arXiv:2312.05328",
-    f"{FORWARD}; {TABLE}",
+    name="rho-loss-soft",
+    selector=SoftWeights(score.reducible_loss),
+    needs="loss_B irreducible_B",
+    summary="random choice, weighted by exp(reducible loss)",
+    source="cf. Evans et al. 2023, arXiv:2312.05328",
+    cost=f"{FORWARD}; {TABLE}",
 )
 _add(
-    "rho-loss-updating",
-    TopK(score.reducible_loss),
-    "loss_B irreducible_B",
-    "reducible loss, the irreducible-loss model trained on with what is chosen",
-    f"{MINDERMANN}, appendix D",
-    f"{FORWARD}, the same and a training step of the irreducible-loss model; {TABLE}",
+    name="rho-loss-updating",
+    selector=TopK(score.reducible_loss),
+    needs="loss_B irreducible_B",
+    summary="reducible loss, the irreducible-loss model trained on with what is chosen",
+    source=f"{MINDERMANN}, appendix D",
+    cost=f"{FORWARD}, the same and a training step of the irreducible-loss model; {TABLE}",
     companion=CompanionSpec(
         fills="irreducible_B", learns="chosen", pretrained=True, lr_factor=0.01
     ),
 )
 _add(
-    "rho-loss-capped",
-    TopK(score.capped_reducible_loss),
-    "log_probs_BC targets_B irreducible_B",
-    "reducible loss, the training loss capped at that of a guess",
-    "goldiprox: so that confident models do not choose wrong labels",
-    f"{FORWARD}; {TABLE}",
+    name="rho-loss-capped",
+    selector=TopK(score.capped_reducible_loss),
+    needs="log_probs_BC targets_B irreducible_B",
+    summary="reducible loss, the training loss capped at that of a guess",
+    source="goldiprox: so that confident models do not choose wrong labels",
+    cost=f"{FORWARD}; {TABLE}",
 )
 _add(
-    "rho-loss-calibrated",
-    CalibratedReducibleLoss(),
-    "log_probs_BC targets_B irreducible_B",
-    "reducible loss, the training loss taken at a temperature fitted on the pools before",
-    "goldiprox; temperature scaling of Guo et al. 2017, arXiv:1706.04599",
-    f"{FORWARD}; {TABLE}",
+    name="rho-loss-calibrated",
+    selector=CalibratedReducibleLoss(),
+    needs="log_probs_BC targets_B irreducible_B",
+    summary="reducible loss, the training loss taken at a temperature fitted on the pools before",
+    source="goldiprox; temperature scaling of Guo et al. 2017, arXiv:1706.04599",
+    cost=f"{FORWARD}; {TABLE}",
 )
 _add(
-    "reducr",
-    ClassRobust(),
-    "log_probs_BC targets_B irreducible_B",
-    "reducible losses weighted by class, the weights of weak classes raised",
-    "Bankes et al. 2024 (REDUCR), arXiv:2312.00486",
-    f"{FORWARD}; {TABLE}",
+    name="reducr",
+    selector=ClassRobust(),
+    needs="log_probs_BC targets_B irreducible_B",
+    summary="reducible losses weighted by class, the weights of weak classes raised",
+    source="Bankes et al. 2024 (REDUCR), arXiv:2312.00486",
+    cost=f"{FORWARD}; {TABLE}",
 )
 _add(
-    "learnability",
-    GumbelTopK(score.learnability),
-    "loss_B reference_B",
-    "drawn by exp(training loss minus that of a small model trained beside)",
-    "Evans et al. 2023, arXiv:2312.05328",
-    f"{FORWARD}, 1 of a small model, and its training step",
+    name="learnability",
+    selector=GumbelTopK(score.learnability),
+    needs="loss_B reference_B",
+    summary="drawn by exp(training loss minus that of a small model trained beside)",
+    source="Evans et al. 2023, arXiv:2312.05328",
+    cost=f"{FORWARD}, 1 of a small model, and its training step",
     companion=CompanionSpec(fills="reference_B", learns="pool", lr_factor=2.0),
 )
 _add(
-    "jest",
-    JointChoice(),
-    "pair_logits_BB reference_pair_logits_BB",
-    "contrastive learning: the batch that is learnable as a whole, drawn in chunks",
-    "Evans et al. 2024 (JEST), arXiv:2406.17711",
-    "1 forward over the pool with the model, 1 with a reference model",
+    name="jest",
+    selector=JointChoice(),
+    needs="pair_logits_BB reference_pair_logits_BB",
+    summary="contrastive learning: the batch that is learnable as a whole, drawn in chunks",
+    source="Evans et al. 2024 (JEST), arXiv:2406.17711",
+    cost="1 forward over the pool with the model, 1 with a reference model",
 )
 _add(
-    "irreducible-filter",
-    IrreducibleFilter(RandomChoice()),
-    "irreducible_B",
-    "random choice among the labels the irreducible-loss model finds plausible",
-    "goldiprox: the table used once, as a filter",
-    f"nothing per step; {TABLE}",
+    name="irreducible-filter",
+    selector=IrreducibleFilter(RandomChoice()),
+    needs="irreducible_B",
+    summary="random choice among the labels the irreducible-loss model finds plausible",
+    source="goldiprox: the table used once, as a filter",
+    cost=f"nothing per step; {TABLE}",
 )
 _add(
-    "entropy",
-    TopK(score.predictive_entropy),
-    "mc_log_probs_KBC",
-    "highest entropy of the mean prediction",
-    f"{MINDERMANN}, appendix G",
-    SAMPLES,
+    name="entropy",
+    selector=TopK(score.predictive_entropy),
+    needs="mc_log_probs_KBC",
+    summary="highest entropy of the mean prediction",
+    source=f"{MINDERMANN}, appendix G",
+    cost=SAMPLES,
 )
 _add(
-    "conditional-entropy",
-    TopK(score.conditional_entropy),
-    "mc_log_probs_KBC",
-    "highest mean entropy of sampled predictions",
-    f"{MINDERMANN}, appendix G",
-    SAMPLES,
+    name="conditional-entropy",
+    selector=TopK(score.conditional_entropy),
+    needs="mc_log_probs_KBC",
+    summary="highest mean entropy of sampled predictions",
+    source=f"{MINDERMANN}, appendix G",
+    cost=SAMPLES,
 )
 _add(
-    "bald",
-    TopK(score.bald),
-    "mc_log_probs_KBC",
-    "highest information about the parameters",
-    "Houlsby et al. 2011, arXiv:1112.5745",
-    SAMPLES,
+    name="bald",
+    selector=TopK(score.bald),
+    needs="mc_log_probs_KBC",
+    summary="highest information about the parameters",
+    source="Houlsby et al. 2011, arXiv:1112.5745",
+    cost=SAMPLES,
 )
 _add(
-    "loss-minus-conditional-entropy",
-    TopK(score.loss_minus_conditional_entropy),
-    "mc_log_probs_KBC targets_B",
-    "loss of the mean prediction minus conditional entropy",
-    f"{MINDERMANN}, appendix G",
-    SAMPLES,
+    name="loss-minus-conditional-entropy",
+    selector=TopK(score.loss_minus_conditional_entropy),
+    needs="mc_log_probs_KBC targets_B",
+    summary="loss of the mean prediction minus conditional entropy",
+    source=f"{MINDERMANN}, appendix G",
+    cost=SAMPLES,
 )
 _add(
-    "divbs",
-    DiverseGradients(),
-    "log_probs_BC features_BD targets_B",
-    "diverse last-layer gradients, chosen greedily",
-    "Hong et al. 2024 (DivBS), arXiv:2406.04872",
-    FORWARD,
+    name="divbs",
+    selector=DiverseGradients(),
+    needs="log_probs_BC features_BD targets_B",
+    summary="diverse last-layer gradients, chosen greedily",
+    source="Hong et al. 2024 (DivBS), arXiv:2406.04872",
+    cost=FORWARD,
 )
 _add(
-    "divbs-sampled",
-    DiverseGradients(sampled=True),
-    "log_probs_BC features_BD targets_B",
-    "diverse last-layer gradients, drawn as the authors' program does",
-    "Hong et al. 2024 (DivBS), arXiv:2406.04872",
-    FORWARD,
+    name="divbs-sampled",
+    selector=DiverseGradients(sampled=True),
+    needs="log_probs_BC features_BD targets_B",
+    summary="diverse last-layer gradients, drawn as the authors' program does",
+    source="Hong et al. 2024 (DivBS), arXiv:2406.04872",
+    cost=FORWARD,
 )
 _add(
-    "rs2",
-    RandomChoice(),
-    "",
-    "a fresh random subset each epoch, none twice before all came once",
-    "Okanovic et al. 2024 (RS2), arXiv:2305.18424",
-    "nothing",
+    name="rs2",
+    selector=RandomChoice(),
+    needs="",
+    summary="a fresh random subset each epoch, none twice before all came once",
+    source="Okanovic et al. 2024 (RS2), arXiv:2305.18424",
+    cost="nothing",
     plan=WholeBatches,
+    each_step=False,
 )
 _add(
-    "infobatch",
-    RandomChoice(),
-    "",
-    "drops, pass by pass, a random half of what had a loss below the mean, and reweights",
-    "Qin et al. 2024 (InfoBatch), arXiv:2303.04947",
-    "nothing: losses are those of the training steps",
+    name="infobatch",
+    selector=RandomChoice(),
+    needs="",
+    summary="drops, pass by pass, a random half of what had a loss below the mean, and reweights",
+    source="Qin et al. 2024 (InfoBatch), arXiv:2303.04947",
+    cost="nothing: losses are those of the training steps",
     plan=InfoBatch,
+    each_step=False,
 )
 
 
 COLEMAN = "Coleman et al. 2020 (SVP), arXiv:1906.11829"
 
 
-def _add_core_set(name: str, by: Criterion, summary: str, source: str) -> None:
+def _add_core_set(*, name: str, by: Criterion, summary: str, source: str) -> None:
     register(
         Method(
             name=name,
@@ -493,23 +377,34 @@ def _add_core_set(name: str, by: Criterion, summary: str, source: str) -> None:
             source=source,
             cost="nothing per step; 1 small model, 5 passes over the data, before",
             plan=before_training,
+            each_step=False,
             core_set=CoreSetSpec(by=by),
         )
     )
 
 
-_add_core_set("svp", "entropy", "the highest entropy", COLEMAN)
-_add_core_set("svp-least-confidence", "least-confidence", "the least confident", COLEMAN)
-_add_core_set("svp-margin", "margin", "the smallest margin between two classes", COLEMAN)
+_add_core_set(name="svp", by="entropy", summary="the highest entropy", source=COLEMAN)
 _add_core_set(
-    "svp-forgetting",
-    "forgetting",
-    "the most often forgotten",
-    f"{COLEMAN}; Toneva et al. 2019, arXiv:1812.05159",
+    name="svp-least-confidence",
+    by="least-confidence",
+    summary="the least confident",
+    source=COLEMAN,
 )
 _add_core_set(
-    "svp-k-center",
-    "k-center",
-    "what covers the rest best",
-    f"{COLEMAN}; Sener & Savarese 2018, arXiv:1708.00489",
+    name="svp-margin",
+    by="margin",
+    summary="the smallest margin between two classes",
+    source=COLEMAN,
+)
+_add_core_set(
+    name="svp-forgetting",
+    by="forgetting",
+    summary="the most often forgotten",
+    source=f"{COLEMAN}; Toneva et al. 2019, arXiv:1812.05159",
+)
+_add_core_set(
+    name="svp-k-center",
+    by="k-center",
+    summary="what covers the rest best",
+    source=f"{COLEMAN}; Sener & Savarese 2018, arXiv:1708.00489",
 )

@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence
-from goldiprox.selection.methods import FIELDS, METHODS, Method, register, require_fields
+from goldiprox.selection.entry import FIELDS, Method, require_fields
+from goldiprox.selection.functions import ScoreFunction
+from goldiprox.selection.methods import METHODS, register
 from goldiprox.selection.selectors import Selector, StatefulSelector, TopK
 
 __all__ = ["method", "undeclared"]
+
+Chooses = ScoreFunction | Selector | type[StatefulSelector]
+"""What :func:`method` makes a method of."""
 
 _MADE_BY: dict[str, tuple[str, str]] = {}
 """Module and name of the function behind each decorated method."""
@@ -28,7 +33,7 @@ def method(
     summary: str | None = None,
     source: str = "of the user's own",
     cost: str = "not stated",
-) -> Callable[[Callable[..., Any]], Method]:
+) -> Callable[[Chooses], Method]:
     """Make a selection method of a function, and register it by name.
 
     A function of one argument is a score, ``Evidence -> scores_B``, of which the highest are
@@ -38,8 +43,8 @@ def method(
     Example::
 
         @goldiprox.method("learnable", needs="loss_B irreducible_B", source="me, 2026")
-        def learnable(evidence):
-            return evidence.loss_B.exp() - evidence.irreducible_B.exp()
+        def learnable(evidence: goldiprox.Evidence) -> Tensor:
+            return evidence.need("loss_B").exp() - evidence.need("irreducible_B").exp()
 
         choose = goldiprox.Chooser(model, "learnable", irreducible="il.parquet")
 
@@ -64,8 +69,8 @@ def method(
     if not name or set(name) & set("@:=,/ "):
         raise ConfigError(f'"{name}" cannot name a method; use letters, digits and hyphens')
 
-    def decorate(function: Callable[..., Any]) -> Method:
-        origin = (function.__module__, function.__qualname__)
+    def decorate(function: Chooses) -> Method:
+        origin = (function.__module__, getattr(function, "__qualname__", name))
         if _MADE_BY.get(name) == origin:
             METHODS.pop(name, None)
         first_line = (inspect.getdoc(function) or "").partition("\n")[0]
@@ -122,7 +127,7 @@ def undeclared(
     return sorted(read)
 
 
-def _selector(name: str, function: Callable[..., Any]) -> Selector:
+def _selector(name: str, function: Chooses) -> Selector:
     made: Any = function() if inspect.isclass(function) else function
     if isinstance(made, StatefulSelector):
         return made

@@ -28,7 +28,7 @@ from goldiprox.records.steplog import MARKS, StepLog, StepRecord
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
-from goldiprox.selection.plans import Course, Draw, PlanFactory, ShuffledPools, pools
+from goldiprox.selection.plans import Course, Draw, PlanFactory, ShuffledPools
 from goldiprox.training.build import build
 from goldiprox.training.checkpoint import require_finite_weights, restore, state_of
 from goldiprox.training.companion import Companion
@@ -183,7 +183,7 @@ class Loop:
             for mark in MARKS
             if mark == "corrupted" or mark in task.train.marks
         }
-        if self.chooser.method.plan is pools or config.batch == 1:  # others leave no batch of one
+        if self.chooser.method.each_step or config.batch == 1:  # others leave no batch of one
             self._require_batches_that_normalise()
         few = self.feeder(task.train, self.feeder.typical(task.train, 8))
         self._require_fitting(few)
