@@ -132,6 +132,8 @@ def quality_figure(
                     free, mean, color=style.color, linewidth=0.9, linestyle=(0, (2, 2))
                 )
                 thin.set_gid(f"amortised-{slug(entry.method)}")
+        if metric.unit != "share":
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.tick(value)))
         _frame(axes, [values for values in means.values() if values], metric)
         target = comparison.target
         if target is not None and other is None:

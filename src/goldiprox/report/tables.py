@@ -221,7 +221,7 @@ class Words:
 
 
 WRONG = Words("wrong", "label", "wrong\nlabels %", "wrongly labelled", "Wrong labels")
-EXCHANGED = Words("false", "target", "false\ntargets %", "with a false target", "False targets")
+EXCHANGED = Words("false", "target", "false\n%", "with a false target", "False targets")
 
 
 def wrong_words(comparison: Comparison) -> Words:
