@@ -106,7 +106,6 @@ def test_example_program_learns() -> None:
     assert own_loop.main(epochs=2) > 0.6
 
 
-@pytest.mark.usefixtures("examples")
 def test_the_documented_method_is_the_example_that_is_type_checked() -> None:
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"(    @goldiprox\.method\(\n.*?)\nIt is compared", text, re.DOTALL)
@@ -116,6 +115,7 @@ def test_the_documented_method_is_the_example_that_is_type_checked() -> None:
     assert "examples/own_method.py" in checked["files"]
 
 
+@pytest.mark.usefixtures("examples")
 def test_example_of_ones_own_method_learns_and_has_variants() -> None:
     import own_method
 
