@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from goldiprox.data.datasets import load
+from goldiprox.data.datasets import from_items, load
 from goldiprox.data.settings import Reading
 from goldiprox.schema import DataError
 
@@ -272,3 +272,43 @@ def test_names_of_images_from_windows_and_from_elsewhere(tmp_path):
         load(csv(tmp_path, "file,label", lambda i: f"{i}.png,{i % 2}"))
     dataset = load(csv(tmp_path, "file,label", lambda i: f"sub/{i // 2}.png,{i % 2}"))
     assert notes(dataset)["images that several rows name, each an example"].count == 20
+
+
+@pytest.mark.parametrize("column", ["file_name", "image", "text", "photo"])
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_names_of_images_are_never_read_as_texts_or_categories(tmp_path, column, name):
+    for i in range(ROWS):
+        Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
+    files = [f"{i}.png" for i in range(ROWS)]
+    path = csv(tmp_path, f"{column},x,label", lambda i: f"{files[i]},{i},{i % 2}")
+    if name == "a.parquet":
+        rows = {"x": list(range(ROWS)), "label": [i % 2 for i in range(ROWS)]}
+        path = parquet(tmp_path, {column: files} | rows)
+    for reading in (Reading(), Reading(input_column=column)):
+        dataset = load(path, reading=reading)
+        assert dataset.store.fetch(torch.tensor([9])).unique().tolist() == [9]
+
+
+def test_several_columns_of_image_names_are_refused(tmp_path):
+    files = [f"{i}.png" for i in range(ROWS)]
+    labels = [i % 2 for i in range(ROWS)]
+    path = parquet(tmp_path, {"left": files, "right": files, "label": labels})
+    with pytest.raises(DataError, match="columns left, right all name image files"):
+        load(path)
+
+
+@pytest.mark.parametrize("column", ["text", "content", "review"])
+def test_texts_are_called_the_same_in_parquet_as_in_csv(tmp_path, column):
+    labels = [i % 2 for i in range(ROWS)]
+    words = [TEXTS[i % 2] for i in range(ROWS)]
+    first = load(parquet(tmp_path, {column: words, "label": labels}))
+    second = load(csv(tmp_path, f"{column},label", lambda i: f"{words[i]},{labels[i]}"))
+    assert texts(first)[:2] == list(TEXTS)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_names_of_image_files_in_python_are_no_texts(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    items = [(str(tmp_path / "a.png"), i % 2) for i in range(ROWS)]
+    with pytest.raises(DataError, match=r"train item 0 is .*a\.png', the name of an image file"):
+        from_items("mine", items)

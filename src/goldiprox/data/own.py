@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import Subset
 
 from goldiprox.data.gather import Gathered, as_source
+from goldiprox.data.image_names import LOOKED_AT, are_image_names
 from goldiprox.data.items import holds_tensors, tensor_items
 from goldiprox.data.labels import RawLabels, plain_value
 from goldiprox.data.messages import first_line
@@ -95,6 +97,11 @@ def from_items(
         labels.append(RawLabels(values=values, where=name, unit=f"{what} item"))
     if not counts[0]:
         raise DataError(f"{name}: no training items")
+    if are_image_names(texts[:LOOKED_AT]) and Path(texts[0]).is_file():
+        raise DataError(
+            f"{places[0]} is {texts[0]!r}, the name of an image file, not a text; give "
+            "pathlib.Path(name), which is read"
+        )
     if targets is None:
         listed = isinstance(labels[0].values[0], list | tuple | set)
         targets = "label sets" if listed else "classes"

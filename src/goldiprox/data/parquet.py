@@ -32,6 +32,7 @@ __all__ = [
     "ParquetTexts",
     "column_types",
     "find_shards",
+    "first_values",
     "holds_texts",
     "read_groups",
     "read_images",
@@ -126,6 +127,20 @@ def column_types(path: Path) -> dict[str, pa.DataType]:
     return {field.name: field.type for field in _open(path).schema_arrow}
 
 
+def first_values(path: Path, columns: Sequence[str], count: int) -> list[list[Any]]:
+    """The first values of some columns of a file.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    file = _open(path)
+    try:
+        batch = next(file.iter_batches(batch_size=count, columns=[*columns]), None)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+    return [] if batch is None or not columns else [batch[name].to_pylist() for name in columns]
+
+
 def holds_texts(path: Path, reading: Reading) -> bool:
     """Whether a file's input column holds texts; bytes are looked at unless their name tells."""
     file = _open(path)
@@ -137,16 +152,10 @@ def holds_texts(path: Path, reading: Reading) -> bool:
                 return any(text in file.schema_arrow.names for text in TEXT_COLUMNS)
             if name in IMAGE_COLUMNS or not is_bytes(kind):
                 return is_text(kind)
-            return name in TEXT_COLUMNS or _begins_with_text(path, file, name)
+            return name in TEXT_COLUMNS or all(
+                as_text(value) is not None for (value,) in first_values(path, [name], 1)
+            )
     return False
-
-
-def _begins_with_text(path: Path, file: Any, column: str) -> bool:
-    try:
-        batch = next(file.iter_batches(batch_size=1, columns=[column]), None)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-    return batch is not None and all(as_text(v) is not None for v in batch.column(0).to_pylist())
 
 
 def read_texts(

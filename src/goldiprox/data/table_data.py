@@ -17,14 +17,17 @@ from torch import Tensor
 from goldiprox.csv_files import texts_of
 from goldiprox.data.files import Checked
 from goldiprox.data.image_files import files_dataset
+from goldiprox.data.image_names import LOOKED_AT, are_image_names, image_names
 from goldiprox.data.labels import RawLabels
 from goldiprox.data.notes import Note, note_of
 from goldiprox.data.parquet import (
     IMAGE_COLUMNS,
     column_types,
     find_shards,
+    first_values,
     holds_texts,
 )
+from goldiprox.data.parquet import TEXT_COLUMNS as PARQUET_TEXTS
 from goldiprox.data.settings import Reading
 from goldiprox.data.sources import test_rows_of
 from goldiprox.data.store import Dataset, TextStore, make_dataset
@@ -40,20 +43,6 @@ LABEL_COLUMNS = ("label", "labels", "target", "targets", "class", "fine_label", 
 TEXT_COLUMNS = ("text", "sentence", "content", "review", "document")
 """What a column of texts may be called, in a table."""
 PATH_COLUMNS = ("image", "img", "path", "file_name", "filename", "file", "image_path")
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-)
-LOOKED_AT = 20
-"""Values of a column that tell whether it holds names of image files."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,8 +130,8 @@ def from_table_files(
             notes=(*notes, *left_out, *features.notes), **common,
         )  # fmt: skip
     if _holds_paths(read, column):
-        names = _image_names(read, column)
         root = read.paths[0].parent
+        names = image_names(read.table[column].to_pylist(), read.paths, column)
         twice = [name for name, count in Counter(names).items() if count > 1]
         notes += note_of("images that several rows name, each an example", twice)
         return files_dataset(
@@ -183,14 +172,33 @@ def parquet_tables(
     if reading.feature_columns:
         return train, test
     present = column_types(train[0])
+    if _may_name_images(train[0], present, reading):
+        return train, test
     named = [reading.input_column] if reading.input_column else [*IMAGE_COLUMNS, *TEXT_COLUMNS]
     inputs = [name for name in named if name in present]
     if not inputs:
         known = {reading.label_column, reading.group_column, *LABEL_COLUMNS}
         numeric = any(is_number(kind) for name, kind in present.items() if name not in known)
         return ([], []) if reading.input_column or not numeric else (train, test)
+    column = inputs[0]
     is_table = targets not in (None, "classes") and holds_texts(train[0], reading)
+    if reading.input_column is None and column not in (*IMAGE_COLUMNS, *PARQUET_TEXTS):
+        is_table = is_text(present[column]) or is_bytes(present[column])
     return (train, test) if is_table else ([], [])
+
+
+def _may_name_images(path: Path, present: dict[str, pa.DataType], reading: Reading) -> bool:
+    """Whether the input column, or one that may be it, begins with names of image files."""
+    if reading.input_column is not None:
+        candidates = [reading.input_column]
+    elif any(name in present and not is_text(present[name]) for name in IMAGE_COLUMNS):
+        return False
+    else:
+        texts = [name for name in TEXT_COLUMNS if name in present]
+        known = {reading.label_column, reading.group_column, *LABEL_COLUMNS}
+        candidates = texts or [name for name in present if name not in known]
+    candidates = [name for name in candidates if name in present and is_text(present[name])]
+    return any(map(are_image_names, first_values(path, candidates, LOOKED_AT)))
 
 
 def _others(rows: Tensor, count: int) -> Tensor:
@@ -343,9 +351,15 @@ def _input_column(read: _Read, reading: Reading, other: Sequence[str]) -> str | 
     if reading.feature_columns:
         return None
     candidates = [name for name in present if name not in other]
-    for column in candidates:
-        if column.lower() in PATH_COLUMNS and _holds_paths(read, column):
-            return column
+    paths = [column for column in candidates if _holds_paths(read, column)]
+    paths = [column for column in paths if column.lower() in PATH_COLUMNS] or paths
+    if len(paths) > 1:
+        raise DataError(
+            f"{read.where}: columns {', '.join(paths)} all name image files; name one of them with "
+            "--input-column"
+        )
+    if paths:
+        return paths[0]
     texts = [name for name in candidates if name.lower() in TEXT_COLUMNS]
     texts = [n for n in texts if is_text(read.table[n].type) or is_bytes(read.table[n].type)]
     if len(texts) > 1:
@@ -359,39 +373,4 @@ def _input_column(read: _Read, reading: Reading, other: Sequence[str]) -> str | 
 def _holds_paths(read: _Read, column: str) -> bool:
     """Whether the first values of a column are names of image files."""
     values = read.table[column]
-    if not is_text(values.type):
-        return False
-    some = [value for value in values.slice(0, LOOKED_AT).to_pylist() if value]
-    return bool(some) and all(Path(v).suffix.lower() in IMAGE_SUFFIXES for v in some)
-
-
-def _image_names(read: _Read, column: str) -> list[str]:
-    """Names of image files relative to the first table's folder, all inside it.
-
-    Raises:
-        DataError: if a name is missing or leads out of the folder, or the files lie in several.
-    """
-    folders = {path.parent for path in read.paths}
-    if len(folders) > 1:
-        raise DataError(
-            f"{read.where}: names of image files are relative to their table's folder, and these "
-            "tables lie in several; put them into one"
-        )
-    names: list[str] = read.table[column].to_pylist()
-    for row, value in enumerate(names):
-        if not value:
-            raise DataError(f"{read.where}: row {row} names no image file in column {column!r}")
-        if Path(value).is_absolute() or ".." in Path(value).parts:
-            raise DataError(
-                f"{read.where}: row {row} names {value!r}, which is not inside the table's folder; "
-                "write names relative to it"
-            )
-    root = read.paths[0].parent
-    if "\\" in "".join(names) and not (root / names[0]).exists():  # written under Windows
-        names = [name.replace("\\", "/") for name in names]
-    if not any((root / name).is_file() for name in names[:LOOKED_AT]):
-        raise DataError(
-            f"{read.where}: row 0 names {names[0]!r}, which is not in {root}; names of image files "
-            "are relative to the folder of their table: put it there, or write them so"
-        )
-    return [str(Path(value)) for value in names]
+    return is_text(values.type) and are_image_names(values.slice(0, LOOKED_AT).to_pylist())
