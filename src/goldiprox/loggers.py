@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from goldiprox.schema import ConfigError
 
-__all__ = ["TRACKERS", "Logger", "open_logger"]
+__all__ = ["TRACKERS", "Logger", "Tracker", "open_logger", "tracker_module"]
 
 TRACKERS = ("trackio", "wandb", "tensorboard")
 """Trackers that :func:`open_logger` knows."""
@@ -20,6 +20,14 @@ class Logger(Protocol):
 
     def log(self, values: dict[str, Any], *, step: int) -> object:
         """Take some values at a step."""
+        ...
+
+
+class Tracker(Logger, Protocol):
+    """A logger that was opened, and is closed in the end."""
+
+    def finish(self) -> object:
+        """End the run."""
         ...
 
 
@@ -40,7 +48,7 @@ class _TensorBoard:
 
 def open_logger(
     tracker: str, *, project: str, name: str, out: Path, config: Mapping[str, Any]
-) -> Any:
+) -> Tracker:
     """Start a run of a tracker.
 
     Args:
@@ -51,7 +59,20 @@ def open_logger(
         config: settings, for the tracker's own table of them.
 
     Returns:
-        A :class:`Logger` that also has ``finish()``.
+        It, to be finished by the caller.
+
+    Raises:
+        ConfigError: if the tracker is unknown or not installed.
+    """
+    found = tracker_module(tracker)
+    if tracker == "tensorboard":
+        return _TensorBoard(found.SummaryWriter(str(out / "tensorboard")))
+    opened: Tracker = found.init(project=project, name=name, config=dict(config))
+    return opened
+
+
+def tracker_module(tracker: str) -> Any:
+    """Import a tracker; also to find out before anything is trained that it is absent.
 
     Raises:
         ConfigError: if the tracker is unknown or not installed.
@@ -60,9 +81,6 @@ def open_logger(
         raise ConfigError(f'unknown tracker "{tracker}"; known: {", ".join(TRACKERS)}')
     module = "torch.utils.tensorboard" if tracker == "tensorboard" else tracker
     try:
-        found: Any = importlib.import_module(module)
+        return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(f"--log {tracker}: install it with: pip install {tracker}") from error
-    if tracker == "tensorboard":
-        return _TensorBoard(found.SummaryWriter(str(out / "tensorboard")))
-    return found.init(project=project, name=name, config=dict(config))

@@ -37,7 +37,7 @@ ALLOWED = {
     "chooser": {"schema", "seeds", "batch", "objectives", "evidence", "selection", "records"},
     "irreducible": {"schema", "batch", "wrap", "objectives", "evidence", "records"},
     "training": {"schema", "seeds", "batch", "chooser", "names", "guarded", "data", "selection",
-                 "evidence", "models", "records", "config", "objectives"},
+                 "evidence", "models", "records", "config", "objectives", "loggers"},
     "precompute": {"schema", "seeds", "batch", "chooser", "names", "guarded", "data", "selection",
                    "evidence", "models", "records", "config", "objectives", "training"},
     "analysis": {"schema", "seeds", "guarded", "objectives", "records"},

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
 from goldiprox.commands.report import print_comparison
-from goldiprox.commands.shared import Data, Keeping, Shown, fitting, splits_of, wrote
+from goldiprox.commands.shared import Data, Keeping, LogTo, Shown, fitting, splits_of, wrote
 from goldiprox.commands.studies import show
 from goldiprox.config import CompareConfig, IrreducibleConfig
 from goldiprox.errors import ConfigError
@@ -38,6 +38,7 @@ def compare(
     varied: Flat[_Grid],
     out: Path,
     irreducible: Path | None = None,
+    log: LogTo | None = None,
 ) -> None:
     """Train each method on the same pools and report who gets there first, and what it cost.
 
@@ -48,6 +49,7 @@ def compare(
         out: Output folder: comparison.json, report.html, runs/ (cells/ where something varies).
         il: The irreducible-loss model, made where a method needs it.
         irreducible: Irreducible-loss table to use instead of making one.
+        log: Experiment tracker to send the evaluations of each run to.
     """
     require_writable(out, folder=True)
     splits = splits_of(data, settings.objective)
@@ -61,7 +63,7 @@ def compare(
     table = None if irreducible is None else open_table(irreducible)
     given: dict[str, Any] = {"irreducible": il, "table": table}
     with Shown() as shown:
-        given["execution"] = keeping.execution(shown)
+        given["execution"] = keeping.execution(shown, tracker=log)
         if grid_config.axes:
             found = compare_grid(splits, settings, grid_config, out, **given)
         else:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import tyro
 from rich import progress as bars
@@ -27,6 +27,7 @@ from goldiprox.workflows.subset import splits_for
 __all__ = [
     "Data",
     "Keeping",
+    "LogTo",
     "Shown",
     "command_line",
     "console",
@@ -47,6 +48,10 @@ class Data(DataConfig):
     JSON lines, Parquet), of a folder of them or of an image folder, or hub:NAME."""
 
 
+LogTo = Literal["trackio", "wandb", "tensorboard"]
+"""The trackers of :data:`goldiprox.loggers.TRACKERS`, for a flag."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
     """How often an unfinished run is saved, so that it can go on after an interruption."""
@@ -61,7 +66,9 @@ class Keeping:
     """Refuse to go on with a run that was begun under other threads, processors or versions, which
     may change its last digits; without it that is said, and noted in the manifest."""
 
-    def execution(self, progress: Progress, workers: int | None = None) -> Execution:
+    def execution(
+        self, progress: Progress, workers: int | None = None, tracker: str | None = None
+    ) -> Execution:
         """As the workflows take it."""
         return Execution(
             progress=progress,
@@ -70,6 +77,7 @@ class Keeping:
             ),
             workers=workers,
             command=command_line(),
+            tracker=tracker,
         )
 
 

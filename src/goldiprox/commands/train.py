@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands.shared import Data, Keeping, Shown, fitting, splits_of, told, wrote
+from goldiprox.commands.shared import Data, Keeping, LogTo, Shown, fitting, splits_of, told, wrote
 from goldiprox.config import IrreducibleConfig, TrainConfig
 from goldiprox.errors import ConfigError
 from goldiprox.records.mapped import open_table
@@ -44,6 +44,7 @@ def train(
     il: IrreducibleConfig,
     out: Path,
     irreducible: Path | None = None,
+    log: LogTo | None = None,
     record: Path | None = None,
     replay: Path | None = None,
 ) -> None:
@@ -55,6 +56,7 @@ def train(
         out: The run's folder.
         il: The irreducible-loss model, made where the method needs it.
         irreducible: Irreducible-loss table to use instead of making one.
+        log: Experiment tracker to send its evaluations to.
         record: Write the sequence of batches that the run chose to this file.
         replay: Train on the batches of this sequence, recorded by any other model; nothing is
             scored. Method, batch, pool and epochs are the sequence's; --steps replays a part.
@@ -80,7 +82,7 @@ def train(
             table=None if irreducible is None else open_table(irreducible),
             record=record,
             replayed=replay,
-            execution=keeping.execution(shown),
+            execution=keeping.execution(shown, tracker=log),
         )
     told(result)
     wrote(out)

@@ -49,7 +49,7 @@ def state_of(run: Resumable) -> dict[str, Any]:
         "chooser": run.chooser.state_dict(),
         "plan": run.plan.state_dict(),
         "companion": None if run.companion is None else run.companion.state_dict(),
-        "hooks": [hook.state_dict() for hook in run.hooks],
+        "hooks": [hook.state_dict() for hook in run.hooks if hook.remembers],
         "evaluations": [asdict(e) for e in run.evaluations],
         "ledger": run.ledger.to_json(),
         "best": run.best,
@@ -68,7 +68,8 @@ def restore(run: Resumable, state: dict[str, Any]) -> None:
     run.plan.load_state_dict(state["plan"])
     if run.companion is not None:
         run.companion.load_state_dict(state["companion"])
-    for hook, kept in zip(run.hooks, state["hooks"], strict=True):
+    remembering = [hook for hook in run.hooks if hook.remembers]
+    for hook, kept in zip(remembering, state["hooks"], strict=True):
         hook.load_state_dict(kept)
     run.evaluations = [Evaluation(**e) for e in state["evaluations"]]
     uncounted = run.ledger.uncounted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from goldiprox.records.evaluations import Evaluation
 from goldiprox.records.steplog import StepRecord
 from goldiprox.training.run import Run
 
@@ -16,6 +17,9 @@ class Hook:
     A hook must leave the model's weights, modes and gradients and the global random state as they
     were: the run with the hook equals the run without it.
     """
+
+    remembers = True
+    """Whether checkpoints keep its state; a run may go on without a hook that remembers nothing."""
 
     def started(self, run: Run) -> None:
         """Before the first step of this process; after a checkpoint was loaded, if there is one."""
@@ -32,6 +36,14 @@ class Hook:
         Args:
             run: the run.
             epoch: passes over the pools done so far, 1 at the end of the first.
+        """
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        """After each evaluation.
+
+        Args:
+            run: the run.
+            evaluation: what came out, with the costs paid until then.
         """
 
     def finished(self, run: Run) -> None:

@@ -422,19 +422,20 @@ class Loop:
             )
         if self.keep_best and loss < min((e.loss for e in self.evaluations), default=float("inf")):
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.evaluations.append(
-            Evaluation(
-                step=self.step,
-                epoch=self.step / self.per_epoch,
-                examples=self.examples,
-                accuracy=found.metrics.get("accuracy"),
-                loss=loss,
-                matthews=found.metrics.get("matthews") if self.task.num_classes == 2 else None,
-                metrics=dict(found.metrics),
-                seconds=paid.seconds,
-                flops=paid.flops,
-            )
+        evaluation = Evaluation(
+            step=self.step,
+            epoch=self.step / self.per_epoch,
+            examples=self.examples,
+            accuracy=found.metrics.get("accuracy"),
+            loss=loss,
+            matthews=found.metrics.get("matthews") if self.task.num_classes == 2 else None,
+            metrics=dict(found.metrics),
+            seconds=paid.seconds,
+            flops=paid.flops,
         )
+        self.evaluations.append(evaluation)
+        for hook in self.hooks:
+            hook.evaluated(self, evaluation)
 
     def _out_of_patience(self) -> bool:
         patience = self.config.patience

@@ -184,6 +184,7 @@ def _compare(
                 *(() if core_set is None else (core_set,)),
                 *_probes(run, config, splits, table),
                 *_audits(run, splits),
+                *execution.hooks(run.folder.path, run.config),
             ),
             plan=_plan_of(core_set, recorded),
             checkpoint=execution.checkpoint,

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from goldiprox.config import TrainConfig
+from goldiprox.loggers import tracker_module
+from goldiprox.training.hooks import Hook
 from goldiprox.training.task import CheckpointEvery, Report
+from goldiprox.training.tracking import Tracking
 from goldiprox.workflows.progress import Progress
 
 __all__ = ["SILENTLY", "Execution"]
@@ -20,6 +25,10 @@ class Execution:
         workers: processes that train side by side; None decides.
         processes: how many such jobs run at a time, for the records: seconds depend on it.
         command: the command line that asked for the job, for the report.
+        tracker: the experiment tracker that evaluations go to, see :mod:`goldiprox.loggers`.
+
+    Raises:
+        ConfigError: if the tracker is unknown or not installed.
     """
 
     progress: Progress = field(default_factory=Progress)
@@ -27,6 +36,11 @@ class Execution:
     workers: int | None = None
     processes: int = 1
     command: str | None = None
+    tracker: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tracker is not None:
+            tracker_module(self.tracker)
 
     @property
     def exact(self) -> bool:
@@ -36,6 +50,15 @@ class Execution:
     def stage(self, name: str) -> Report:
         """Begin a stage, see :meth:`Progress.stage`."""
         return self.progress.stage(name)
+
+    def hooks(self, out: Path, config: TrainConfig) -> tuple[Hook, ...]:
+        """What watches a run on behalf of whoever asked for it.
+
+        Args:
+            out: the run's folder.
+            config: its settings.
+        """
+        return () if self.tracker is None else (Tracking(self.tracker, out, config),)
 
     def watched_by(self, progress: Progress) -> Execution:
         """The same, told to somebody else."""

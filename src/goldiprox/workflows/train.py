@@ -106,7 +106,7 @@ def train_one(
         folder.use_again(manifest, exact=execution.exact)
     else:
         core_set = core_set_of(entry.method) if sequence is None else None
-        hooks = () if core_set is None else (core_set,)
+        hooks = (*(() if core_set is None else (core_set,)), *execution.hooks(out, config))
         plan = None if core_set is None else core_set.plan
         train(
             config,
