@@ -11,7 +11,7 @@ import pytest
 from goldiprox.cli import main
 from goldiprox.config import IrreducibleConfig
 from goldiprox.records.tables import ScoreTable
-from goldiprox.schema import ConfigError
+from goldiprox.schema import CheckpointError, ConfigError
 from goldiprox.studies.pruning.settings import DietConfig
 from goldiprox.studies.pruning.study import diet
 from goldiprox.workflows.execution import Execution
@@ -127,3 +127,14 @@ class Texts:
     """As far as is looked at."""
 
     example_shape = ()
+
+
+def test_runs_exchanged_between_seeds_are_found(make_tiny_splits, tmp_path):
+    config = replace(CONFIG, scores=("el2n",))
+    diet(make_tiny_splits(), config, tmp_path, execution=ALONE)
+    runs = tmp_path / "runs"
+    (runs / "full-1-0").rename(tmp_path / "kept")
+    (runs / "full-1-1").rename(runs / "full-1-0")
+    (tmp_path / "kept").rename(runs / "full-1-1")
+    with pytest.raises(CheckpointError, match=r"full-1-0 holds a run of another.*seed is 3 there, 2 now"):
+        diet(make_tiny_splits(), config, tmp_path, execution=ALONE)

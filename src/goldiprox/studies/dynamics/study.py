@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goldiprox.config import config_hash, settings_of
 from goldiprox.data.splits import Examples, Splits
 from goldiprox.evidence.flops import parameter_count
 from goldiprox.evidence.forward import ScoringPass
 from goldiprox.precompute.data_diet import snapshot
 from goldiprox.precompute.diet_scores import SCORES
-from goldiprox.records.circumstances import as_json, versions
+from goldiprox.records.circumstances import versions
 from goldiprox.records.files import read_rows, write_json, write_rows
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.studies import open_study
@@ -41,9 +40,9 @@ from goldiprox.studies.dynamics.measures import (
 )
 from goldiprox.studies.dynamics.page import write_dynamics_report
 from goldiprox.studies.dynamics.settings import DynamicsConfig
+from goldiprox.studies.runs import train_once
 from goldiprox.training.build import build
 from goldiprox.training.feed import Feeder
-from goldiprox.training.loop import train
 from goldiprox.training.optimization import resolve_device
 from goldiprox.training.task import Task
 from goldiprox.training.trajectory import KeepWeights, load_start, weights_at
@@ -253,38 +252,28 @@ def _run(
     *,
     spawned: int | None,
 ) -> None:
-    if folder.finished:
-        folder.use_again(exact=study.execution.exact)
-        return
     config = study.config.training(seed)
     start = None
     if spawned is not None:
         # A seed of its own, so that order, augmentation and dropout differ from the parent's.
         config = replace(config, seed=derive_seed(seed, "child", spawned))
-        start = load_start(study.parent(arm, seed), spawned)
-    data = arm.splits.identity()
-    body = as_json(
-        {
-            "data": data,
-            "labels": arm.examples.label_digest(),
-            "train": settings_of(config),
-            "parent": seed,
-            "spawned": spawned,
-        }
-    )
-    train(
+        if not folder.finished:
+            start = load_start(study.parent(arm, seed), spawned)
+    train_once(
         config,
         arm.task,
-        folder=folder,
-        manifest={
-            "config": body,
-            "config_hash": config_hash(body),
-            "data": arm.splits.describe(),
+        folder,
+        {
+            "data": arm.splits.identity(),
+            "labels": arm.examples.label_digest(),
+            "parent": seed,
+            "spawned": spawned,
         },
+        execution=study.execution,
+        title=title,
+        notes={"data": arm.splits.describe()},
         hooks=(hook,),
         start=start,
-        checkpoint=study.execution.checkpoint,
-        report=study.execution.stage(title),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.analysis.noise import cleanlab_suspicion
-from goldiprox.config import IrreducibleConfig, TrainConfig, config_hash, settings_of
+from goldiprox.config import IrreducibleConfig, TrainConfig, settings_of
 from goldiprox.data.splits import Examples, Fold, Splits
 from goldiprox.precompute.diet_scores import score
 from goldiprox.records.circumstances import as_json, versions
@@ -36,7 +36,7 @@ from goldiprox.studies.pruning.analysis import (
 from goldiprox.studies.pruning.gallery import collect_extremes
 from goldiprox.studies.pruning.page import write_diet_report
 from goldiprox.studies.pruning.settings import DietConfig
-from goldiprox.training.loop import train
+from goldiprox.studies.runs import train_once
 from goldiprox.training.task import Task
 from goldiprox.workflows.arms import require_possible
 from goldiprox.workflows.execution import SILENTLY, Execution
@@ -131,10 +131,24 @@ def _study(
         )
     runs = _plan(splits, config, table, out)
     for number, run in enumerate(runs, start=1):
-        if run.folder.finished:
-            run.folder.use_again(exact=execution.exact)
-        else:
-            _train(splits, run, execution, f"[{number}/{len(runs)}] ")
+        train_once(
+            run.config,
+            _task(splits, run.examples),
+            run.folder,
+            {
+                "fingerprint": splits.dataset.fingerprint,
+                "examples": run.examples.label_digest(),
+                "augment": splits.config.augment,
+            },
+            execution=execution,
+            title=f"[{number}/{len(runs)}] {run.title}",
+            notes={
+                "arm": run.arm,
+                "share": run.share,
+                "offset": run.offset,
+                "trained_on": len(run.examples),
+            },
+        )
     trained = config.replicas if config.scoring().entries else 0
     replicas = [ScoreTable.read(out / "scores" / f"replica-{n}.parquet") for n in range(trained)]
     columns = [score(name).column for name in config.all_scores]
@@ -273,35 +287,6 @@ def _run(
         config=config.fresh(seed, steps, batch, pool),
         examples=examples,
         folder=RunFolder(out / "runs" / f"{arm}-{share:g}{window}-{seed}"),
-    )
-
-
-def _train(
-    splits: Splits,
-    run: _Run,
-    execution: Execution,
-    number: str,
-) -> None:
-    identity = {
-        "train": settings_of(run.config),
-        "fingerprint": splits.dataset.fingerprint,
-        "examples": run.examples.label_digest(),
-        "augment": splits.config.augment,
-    }
-    train(
-        run.config,
-        _task(splits, run.examples),
-        folder=run.folder,
-        manifest={
-            "arm": run.arm,
-            "share": run.share,
-            "offset": run.offset,
-            "trained_on": len(run.examples),
-            "config": identity,
-            "config_hash": config_hash(identity),
-        },
-        checkpoint=execution.checkpoint,
-        report=execution.stage(number + run.title),
     )
 
 
