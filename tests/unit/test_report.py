@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 from matplotlib.lines import Line2D
 from rich.console import Console
-from test_report_cases import CASES, HOSTILE, METHODS, budget, comparison, no_uniform, nobody, write
+from test_report_cases import (
+    CASES,
+    HOSTILE,
+    METHODS,
+    budget,
+    comparison,
+    no_uniform,
+    nobody,
+    spread,
+    write,
+)
 
 from goldiprox.analysis.comparison import Comparison
 from goldiprox.report import formats
@@ -309,3 +319,26 @@ def test_a_legend_of_long_names_stays_inside_the_figure() -> None:
         short = [Line2D([], [], label=name) for name in "abcd"]
         put_legend(figure, short)
         assert figure.legends[-1]._ncols == 3
+
+
+@pytest.mark.parametrize(("target", "drawn"), [(0.8, True), (0.99, True), (9.0, False)])
+def test_a_target_far_off_the_curves_is_not_drawn(target: float, drawn: bool) -> None:
+    made = Comparison.from_json(comparison(target_accuracy=target))
+    svg = quality_figure(made, "a", "step", "steps", formats.tick)
+    assert (">target<" in svg) == drawn
+
+
+def test_a_wild_method_leaves_the_frame_of_a_metric_that_nothing_bounds() -> None:
+    made = comparison()
+    rmse = {"name": "rmse", "title": "RMSE", "higher_is_better": False, "unit": "target"}
+    for number, entry in enumerate(made["methods"]):
+        for key in ("final_accuracy", "best_accuracy"):
+            entry[key.replace("accuracy", "rmse")] = entry.pop(key)
+        for point in entry["curve"]:
+            value = 60 - 10 * point["accuracy"]["mean"]
+            point["value"] = spread(value if number else 1e9 * value)
+    made |= {"metric": rmse, "target": 52.0, "weakest_final": 1e9}
+    svg = quality_figure(Comparison.from_json(made), "a", "step", "steps", formats.tick)
+    ticks = [float(found) for found in re.findall(r">(\d+(?:\.\d+)?)</text>", svg)]
+    assert max(ticks) < 300
+    assert ">52.00</text>" in svg

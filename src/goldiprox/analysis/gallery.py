@@ -117,9 +117,15 @@ def _written(target: Tensor, dataset: Dataset) -> str:
     if dataset.targets == "tensors":
         return f"a target of shape {tuple(target.shape)}"
     if target.dim() == 0:
-        return f"{float(target):.5g}"
-    pairs = [f"{name} {value:.5g}" for name, value in zip(names, target.tolist(), strict=False)]
+        return _number(float(target))
+    pairs = [
+        f"{name} {_number(value)}" for name, value in zip(names, target.tolist(), strict=False)
+    ]
     return ", ".join(pairs[:MOST_NUMBERS]) + (", …" if len(pairs) > MOST_NUMBERS else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.5g}"
 
 
 def _key(what: str) -> int:

@@ -136,7 +136,7 @@ def quality_figure(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formats.tick(value)))
         _frame(axes, [values for values in means.values() if values], metric)
         target = comparison.target
-        if target is not None and other is None:
+        if target is not None and other is None and _within_reach(axes, scale * target):
             _reference(axes, scale * target, f"target\n{formats.metric_value(target, metric)}")
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
@@ -170,6 +170,20 @@ def _frame(axes: Axes, curves: Sequence[Sequence[float]], metric: Metric) -> Non
     low, high = (low, min(high, edge)) if not metric.higher_is_better else (max(low, edge), high)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
+
+
+def _within_reach(axes: Axes, value: float) -> bool:
+    """Make room for a value that lies not too far beyond the y axis; whether it fits then.
+
+    What lies further away would flatten the curves, and its name would take all of the figure.
+    """
+    low, high = axes.get_ylim()
+    span = high - low
+    if not low - span <= value <= high + span:
+        return False
+    if not low <= value <= high:
+        axes.set_ylim(min(low, value - 0.05 * span), max(high, value + 0.05 * span))
+    return True
 
 
 def chosen_figure(comparison: Comparison, name: str, field: str, label: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from goldiprox.analysis.comparison import Comparison
-from goldiprox.config import CompareConfig, IrreducibleConfig
+from goldiprox.config import CompareConfig, IrreducibleConfig, fitted_to
 from goldiprox.data.splits import Splits
 from goldiprox.precompute.irreducible import require_fitting
 from goldiprox.records.files import read_json, write_json
@@ -89,7 +89,7 @@ def compare_grid(
     arms = arms_of(config)
     shape = splits.train.store.example_shape
     for cell in found:
-        settled = resolved(cell.config, shape)
+        settled, _ = fitted_to(resolved(cell.config, shape), len(splits.train))
         for entry in arms:
             planned = settled.run(entry.trained_with, settled.batch[0], 0)
             require_possible(planned, entry.task(splits))
