@@ -379,7 +379,7 @@ def test_parts_inside_of_classes_are_not_mixed(tmp_path):
     for name in ("cat", "dog"):
         fill(tmp_path / name / "train")
         fill(tmp_path / name / "test")
-    with pytest.raises(DataError, match="2 folders hold parts of their own, such as cat/train"):
+    with pytest.raises(DataError, match="class folders hold parts of their own, such as cat/train"):
         load(str(tmp_path))
 
 

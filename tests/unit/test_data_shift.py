@@ -209,8 +209,8 @@ def test_a_run_counts_what_it_chose_of_each_mark(make_tiny_splits, tmp_path):
         assert sum(steps[mark].to_pylist()) == int(expected.sum()) > 0
     found = summarise([RunFolder(tmp_path)], {})
     share = splits.train.mark("low_relevance").double().mean()
-    assert found["share_marked_in_data"]["low_relevance"] == pytest.approx(float(share))
-    entry = found["methods"][0]
+    assert found.shares_marked["low_relevance"] == pytest.approx(float(share))
+    entry = found.methods[0]
     counted = sum(steps["low_relevance"].to_pylist()) / len(chosen)
-    assert entry["selected_share"]["low_relevance"] == pytest.approx(counted)
-    assert len([point["ambiguous"] for point in entry["curve"]]) == 2
+    assert entry.selected_share["low_relevance"] == pytest.approx(counted)
+    assert len([point.shares["ambiguous"] for point in entry.curve]) == 2

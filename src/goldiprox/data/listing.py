@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from goldiprox.data.labels import require_distinct
@@ -60,6 +61,9 @@ PART = re.compile(
     re.IGNORECASE,
 )
 """Names of the parts that public data sets are divided into: seg_train, Testing, val2017."""
+
+SOME = 8
+"""Class folders that are asked whether they are divided themselves; listing all takes time."""
 
 PAIR = re.compile(
     r"(?P<before>.*?)(?P<part>train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?|(?<!.)t(?:r|e)(?!.))"
@@ -255,16 +259,16 @@ def _subfolders(folder: Path) -> set[str]:
 def _require_no_parts_inside(root: Path) -> None:
     """Refuse classes that are divided themselves: their test images would be trained on."""
     divided: list[tuple[str, str, str]] = []
-    for entry in _entries(root):
-        if _is_dir(entry) and LITTER_FOLDERS.fullmatch(entry.name) is None:
-            names = sorted(_subfolders(Path(entry.path)))
-            kinds = {_kind(m): name for name in names if (m := PART.fullmatch(name))}
-            if test := kinds.get("test", kinds.get("val")) if "train" in kinds else None:
-                divided.append((printable(entry.name), kinds["train"], test))
+    folders = (one for one in _entries(root) if _is_dir(one))
+    for entry in islice((f for f in folders if not LITTER_FOLDERS.fullmatch(f.name)), SOME):
+        names = sorted(_subfolders(Path(entry.path)))
+        kinds = {_kind(m): name for name in names if (m := PART.fullmatch(name))}
+        if test := kinds.get("test", kinds.get("val")) if "train" in kinds else None:
+            divided.append((printable(entry.name), kinds["train"], test))
     if len(divided) > 1:  # a single one may be the folder to name
         name, train, test = divided[0]
         raise DataError(
-            f"{printable(str(root))}: {len(divided)} folders hold parts of their own, such as "
+            f"{printable(str(root))}: the class folders hold parts of their own, such as "
             f"{name}/{train} and {name}/{test}; put the parts above the classes: {train}/{name} "
             f"and {test}/{name}"
         )

@@ -41,7 +41,8 @@ class WordTokenizer:
     Words are lower-cased, composed (NFC) and cut at spaces and punctuation; accents, vowel signs
     and points are part of them. Of scripts that are written without spaces (Chinese, Japanese,
     Thai, Lao, Khmer, Burmese and their kin) each character is a word, together with the signs on
-    it: :mod:`goldiprox.models.unspaced`. Words that occur but once share one number with all
+    it: :mod:`goldiprox.models.unspaced`. Invisible characters (joiners, marks of direction, private
+    ones) are left out. Words that occur but once share one number with all
     unknown ones.
 
     Attributes:
