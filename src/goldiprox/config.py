@@ -18,6 +18,7 @@ from goldiprox.selection.methods import method
 from goldiprox.selection.selectors import how_many
 
 __all__ = [
+    "POOL_RATIO",
     "CompareConfig",
     "IrreducibleConfig",
     "LearnerConfig",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
+
+POOL_RATIO = 10
+"""The default pool in batches, the paper's ratio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +184,7 @@ class TrainConfig(LearnerConfig):
     @property
     def pool_size(self) -> int:
         """Candidates per step."""
-        return 10 * self.batch if self.pool is None else self.pool
+        return POOL_RATIO * self.batch if self.pool is None else self.pool
 
     def resolved_companion(self, example_shape: tuple[int, ...]) -> str:
         """The companion model's name, ``auto`` resolved."""
@@ -199,7 +203,7 @@ class TrainConfig(LearnerConfig):
         if self.pool_size > examples:
             raise ConfigError(
                 f"--pool {self.pool_size} is larger than the {examples} training examples; lower "
-                "--pool, or --batch (the pool is 10 x batch unless given)"
+                f"--pool, or --batch (the pool is {POOL_RATIO} x batch unless given)"
             )
         return -(-examples // self.pool_size)
 
@@ -380,12 +384,12 @@ def fitted_to(config: Sized, examples: int) -> tuple[Sized, str | None]:
         The settings, and what was changed in words; None if nothing was.
     """
     batches = (config.batch,) if isinstance(config, TrainConfig) else config.batch
-    if config.pool is not None or len(batches) > 1 or 10 * batches[0] <= examples:
+    if config.pool is not None or len(batches) > 1 or POOL_RATIO * batches[0] <= examples:
         return config, None
     batch = batches[0]
     if batch == type(config)().batch or (batch,) == type(config)().batch:
-        batch = min(batch, max(SMALL_BATCH, examples // (10 * POOLS)))
-    pool = min(10 * batch, examples)
+        batch = min(batch, max(SMALL_BATCH, examples // (POOL_RATIO * POOLS)))
+    pool = min(POOL_RATIO * batch, examples)
     if pool < batch:
         return config, None
     sizes: dict[str, Any] = {"pool": pool}

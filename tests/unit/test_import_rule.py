@@ -40,7 +40,7 @@ ALLOWED = {
                  "evidence", "models", "records", "config", "objectives", "loggers"},
     "precompute": {"schema", "seeds", "batch", "chooser", "names", "guarded", "data", "selection",
                    "evidence", "models", "records", "config", "objectives", "training"},
-    "analysis": {"schema", "seeds", "guarded", "objectives", "records"},
+    "analysis": {"schema", "seeds", "guarded", "objectives", "selection", "records", "config"},
     "report": {"schema", "guarded", "objectives", "selection", "records", "analysis"},
     "loggers": {"schema"},
     "recorder": {"schema", "batch", "chooser", "evidence", "objectives", "records", "config",
@@ -93,7 +93,7 @@ LIBRARY = {
 """What somebody's trainer imports; all other rooms are the laboratory."""
 
 EXTRA = {  # modules with more rights than their room, each for a stated reason
-    "analysis.gallery": {"data", "selection"},  # shows pictures; breaks ties as all others do
+    "analysis.gallery": {"data"},  # shows pictures
 }
 
 THIRD_PARTY = {

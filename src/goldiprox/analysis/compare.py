@@ -25,6 +25,7 @@ from goldiprox.analysis.quantities import (
     Interval,
     Spread,
     ToTarget,
+    deviation,
 )
 from goldiprox.analysis.runs import Floats, RunRecord, read_run, require_one_metric
 from goldiprox.analysis.verdict import BASELINES, verdicts
@@ -229,7 +230,7 @@ def _to_target(group: list[RunRecord], target: float | None, line: str) -> ToTar
         mean_before = float(costs[at - 1]) if at else start
     return ToTarget(
         mean=float(np.mean(reached)) if reached else None,
-        std=float(np.std(reached, ddof=1)) if len(reached) > 1 else None,
+        std=deviation(reached),
         reached=len(reached),
         values=tuple(values),
         values_before=tuple(before),

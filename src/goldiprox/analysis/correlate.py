@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import stats
 
+from goldiprox.analysis.quantities import deviation
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable
-from goldiprox.schema import TableError
+from goldiprox.schema import Evidence, TableError
+from goldiprox.selection.functions import reducible_loss
 
 __all__ = ["rank_correlation", "reducible_correlations"]
 
@@ -72,7 +75,7 @@ def reducible_correlations(
                 "epoch": epoch,
                 "values": values,
                 "mean": float(np.mean(known)) if known else None,
-                "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+                "std": deviation(known),
             }
         )
     return found
@@ -83,6 +86,10 @@ def _epochs(table: ScoreTable) -> set[int]:
 
 
 def _reducible(table: ScoreTable, epoch: int) -> npt.NDArray[np.float64]:
-    """Loss minus irreducible loss, in nats."""
-    loss_N = table.columns[f"epoch_{epoch}"].astype(np.float64)
-    return loss_N - table.columns[IRREDUCIBLE_LOSS].astype(np.float64)
+    evidence = Evidence(
+        ids_B=torch.from_numpy(table.ids_N),
+        loss_B=torch.from_numpy(table.columns[f"epoch_{epoch}"]).double(),
+        irreducible_B=torch.from_numpy(table.columns[IRREDUCIBLE_LOSS]).double(),
+    )
+    scores_N: npt.NDArray[np.float64] = reducible_loss(evidence).numpy()
+    return scores_N

@@ -46,6 +46,11 @@ SHARES = (*MARKS, "already_correct")
 """What is known of the examples chosen."""
 
 
+def deviation(values: Sequence[float]) -> float | None:
+    """Sample standard deviation over seeds; None for fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """Mean over seeds, sample standard deviation (None for one seed), and the seeds' values."""
@@ -57,9 +62,10 @@ class Spread:
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
         """Of at least one value."""
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return Spread(
-            mean=float(np.mean(values)), std=deviation, values=tuple(float(v) for v in values)
+            mean=float(np.mean(values)),
+            std=deviation(values),
+            values=tuple(float(v) for v in values),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goldiprox.analysis.comparable import Line
+from goldiprox.config import POOL_RATIO
 from goldiprox.objectives import ACCURACY, MATTHEWS, Metric
 from goldiprox.records.groups import GroupCounts
 from goldiprox.records.ledger import Ledger
@@ -159,7 +160,7 @@ def read_run(folder: RunFolder, line: Line) -> RunRecord:
         line=line,
         seed=train["seed"],
         batch=train["batch"],
-        pool=train["pool"] or 10 * train["batch"],
+        pool=train["pool"] or POOL_RATIO * train["batch"],
         manifest=manifest,
         metric=metric,
         metrics=metrics,

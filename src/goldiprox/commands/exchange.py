@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import OmitArgPrefixes as Flat
 
-from goldiprox.commands.shared import splits_of, told, wrote
+from goldiprox.commands.shared import DATASET, splits_of, told, wrote
 from goldiprox.data.splits import DataConfig, Splits
 from goldiprox.records.sequences import BatchSequence, cut, join, thin
 from goldiprox.workflows.outputs import is_sequence_by, require_output
@@ -24,9 +24,13 @@ File = tyro.conf.Positional[Path]
 
 @dataclass(frozen=True, kw_only=True)
 class _AskedData(DataConfig):
-    dataset: str = ""
-    """Data set to check against: digits, fashion-mnist, cifar10, or the path of a Parquet file or
-    folder. Its label noise, split and seed, below, must be those of the run."""
+    dataset: Annotated[
+        str,
+        tyro.conf.arg(
+            help=f"Data set to check against: {DATASET} Its label noise, split and seed, below, "
+            "must be those of the run."
+        ),
+    ] = ""
 
     def splits(self) -> Splits | None:
         return splits_of(self) if self.dataset else None

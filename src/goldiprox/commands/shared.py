@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from rich import progress as bars
 from rich.console import Console
 
 from goldiprox.config import CompareConfig, IrreducibleConfig, LearnerConfig, TrainConfig
+from goldiprox.data.datasets import dataset_names
 from goldiprox.data.image_files import FilesError
 from goldiprox.data.splits import DataConfig, Splits
 from goldiprox.data.targets import TargetKind
@@ -25,6 +26,7 @@ from goldiprox.workflows.progress import Progress
 from goldiprox.workflows.subset import splits_for
 
 __all__ = [
+    "DATASET",
     "Data",
     "Keeping",
     "LogTo",
@@ -38,14 +40,19 @@ __all__ = [
 ]
 
 
+DATASET = (
+    f"a name ({', '.join(dataset_names())}), the path of a table (CSV, TSV, JSON lines, Parquet), "
+    "of a folder of them or of an image folder, or hub:NAME."
+)
+"""What names a data set."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(DataConfig):
     """The data, its name standing without a flag."""
 
-    dataset: tyro.conf.Positional[str]
-    """Data set: a name (digits, diabetes, mnist, qmnist, ambiguous-mnist, fashion-mnist, cifar10,
-    cifar100, cifar100-relevance, cinic10, clothing1m, cola, sst2), the path of a table (CSV, TSV,
-    JSON lines, Parquet), of a folder of them or of an image folder, or hub:NAME."""
+    # The names as they are when the command is loaded, so that help and loading agree.
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=f"Data set: {DATASET}")]
 
 
 LogTo = Literal["trackio", "wandb", "tensorboard"]

@@ -50,6 +50,7 @@ __all__ = [
     "Loader",
     "Store",
     "TextStore",
+    "dataset_names",
     "fingerprint",
     "from_items",
     "load",
@@ -173,13 +174,18 @@ def load(
             unused = other_tables(path, [*files[0], *files[1]]) if path.is_dir() else ()
             return replace(dataset, notes=(*unused, *dataset.notes))
         return _of_kind(parquet_path(path, reading, targets), targets)
-    known = sorted({*DATASETS, *FOLDER_DATASETS})
+    known = dataset_names()
     near = difflib.get_close_matches(name_or_path.lower().replace("_", "-"), known, n=1)
     raise ConfigError(
         f"unknown data set {name_or_path!r}{f' (did you mean {near[0]}?)' if near else ''}: "
         f"known are {', '.join(known)}, or give the path of a Parquet file or folder, or of an "
         "image folder, or hub:NAME"
     )
+
+
+def dataset_names() -> list[str]:
+    """Data sets that are known by name."""
+    return sorted({*DATASETS, *FOLDER_DATASETS})
 
 
 def _of_kind(dataset: Dataset, targets: TargetKind | None) -> Dataset:

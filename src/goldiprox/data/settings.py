@@ -88,8 +88,7 @@ class DataConfig(Reading):
     """
 
     dataset: str
-    """Data set: a name (digits, diabetes, mnist, qmnist, ambiguous-mnist, fashion-mnist, cifar10,
-    cifar100, cifar100-relevance, cinic10, clothing1m, cola, sst2), the path of a table (CSV, TSV,
+    """Data set: a name of goldiprox.data.datasets, the path of a table (CSV, TSV,
     JSON lines, Parquet), of a folder of them or of an image folder, or hub:NAME."""
 
     data_dir: str | None = None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence
+from goldiprox.selection.functions import entropy
 
 __all__ = [
     "SCORES",
@@ -84,8 +85,7 @@ def missing_margin(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
 
 def predictive_entropy(log_probs_BC: Tensor) -> Tensor:
     """Entropy of the predicted distribution, nats: entropy_B."""
-    entropy_B: Tensor = torch.special.entr(log_probs_BC.exp()).sum(1)
-    return entropy_B
+    return entropy(log_probs_BC)
 
 
 def input_norm(inputs_B: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goldiprox.analysis.comparison import Comparison, MethodResult
+from goldiprox.analysis.quantities import SHARES
 from goldiprox.objectives import Metric
 from goldiprox.records.ledger import CHARGED_PHASES
 from goldiprox.report import formats
@@ -183,7 +184,7 @@ def _cells(entry: MethodResult, metric: Metric, others: Sequence[Metric]) -> lis
                 note_value=ratio,
             )
         )
-    for key in ("corrupted", "low_relevance", "ambiguous", "already_correct", "redundant"):
+    for key in (*SHARES, "redundant"):
         share = entry.selected_share.get(key)
         cells.append(Cell(key=key, text=formats.accuracy(share), value=share))
     return cells

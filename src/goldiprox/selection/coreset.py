@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence, Selection
+from goldiprox.selection.functions import entropy
 from goldiprox.selection.plans import Course, Draw, Plan, WholeBatches
 from goldiprox.selection.ranking import require_finite, shuffled, top_k
 from goldiprox.selection.selectors import how_many
@@ -105,8 +106,7 @@ def prediction_entropy(evidence: Evidence) -> Tensor:
 
     Source: Coleman et al. 2020 (arXiv:1906.11829). Raises: MissingEvidence.
     """
-    terms_BC: Tensor = torch.special.entr(evidence.need("log_probs_BC").exp())
-    return terms_BC.sum(1)
+    return entropy(evidence.need("log_probs_BC"))
 
 
 def least_confidence(evidence: Evidence) -> Tensor:

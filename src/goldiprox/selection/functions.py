@@ -18,6 +18,7 @@ __all__ = [
     "bald",
     "capped_reducible_loss",
     "conditional_entropy",
+    "entropy",
     "gradient_norm",
     "gradient_norm_bound",
     "gradient_norm_last_layer",
@@ -109,7 +110,7 @@ def predictive_entropy(evidence: Evidence) -> Tensor:
     Source: Mindermann et al. 2022, appendix G.
     Raises: MissingEvidence if ``mc_log_probs_KBC`` is absent.
     """
-    return _entropy(_mean_log_probs(evidence.need("mc_log_probs_KBC")))
+    return entropy(_mean_log_probs(evidence.need("mc_log_probs_KBC")))
 
 
 def conditional_entropy(evidence: Evidence) -> Tensor:
@@ -118,7 +119,7 @@ def conditional_entropy(evidence: Evidence) -> Tensor:
     Source: Mindermann et al. 2022, appendix G.
     Raises: MissingEvidence if ``mc_log_probs_KBC`` is absent.
     """
-    return _entropy(evidence.need("mc_log_probs_KBC")).mean(0)
+    return entropy(evidence.need("mc_log_probs_KBC")).mean(0)
 
 
 def bald(evidence: Evidence) -> Tensor:
@@ -167,7 +168,7 @@ def _mean_log_probs(log_probs_KBC: Tensor) -> Tensor:
     return log_probs_KBC.logsumexp(0) - math.log(log_probs_KBC.shape[0])
 
 
-def _entropy(log_probs: Tensor) -> Tensor:
-    """Entropy over the last axis; a class of probability zero adds nothing rather than NaN."""
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy over the last axis, nats; a class of probability zero adds nothing, not NaN."""
     terms = log_probs.exp() * log_probs
     return -terms.masked_fill(log_probs == -torch.inf, 0.0).sum(-1)
