@@ -115,6 +115,15 @@ def test_an_order_that_begins_later_is_refused():
         gradient_norms(model, untidy, targets)
 
 
+def test_an_order_is_noticed_after_a_pool_that_left_nothing_to_check():
+    """Where the first example is moved, no rule covers a layer; where it stays, all seem to."""
+    model, first, moved = Two(by_length), torch.randn(6, 6), torch.randn(9, 6)
+    first[:, 0] = torch.tensor([1.0, 2.0, 0.0, 5.0, 4.0, 3.0])
+    moved[:, 0] = torch.tensor([0.0, 2.0, 1.0, 5.0, 4.0, 3.0, 8.0, 7.0, 6.0])
+    check(model, first)
+    check(model, moved, slow=EVERYTHING)
+
+
 def test_an_order_is_checked_with_dropout_too():
     model = nn.Sequential(Two(swapped), nn.Dropout(0.5))
     with pytest.raises(ConfigError, match="second pass"):

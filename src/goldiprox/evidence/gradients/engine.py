@@ -95,12 +95,22 @@ class Engine:
             self.probe(inputs, count)
         if route.materialised:
             return self._materialised(route, set(route.uncovered or ()), inputs, targets)
+        check, before = route.order_is_due(), _random_state(self.device)
         ledger = Ledger(torch.zeros(count, dtype=self.dtype, device=self.device))
-        found = self.sweep(inputs, targets, ledger, check=route.order_is_due())
+        found = self.sweep(inputs, targets, ledger, check=check)
+        covered = frozenset(range(len(self.parameters))) - found.uncovered
+        if not check and route.was_unseen(covered):
+            check = True
+            _set_random_state(before, self.device)
+            ledger = Ledger(torch.zeros(count, dtype=self.dtype, device=self.device))
+            found = self.sweep(inputs, targets, ledger, check=True)
+        if check:
+            route.checked |= covered
         if route.uncovered is None:
             route.uncovered = frozenset(found.uncovered)
         if not found.in_order:
             return self._one_at_a_time(route, found.loss_B, inputs, targets)
+        route.trusted |= bool(covered) and not check
         square_B = ledger.square_B
         if found.uncovered:
             square_B = square_B + self._materialise(route, found.uncovered, inputs, targets)[0]
@@ -234,7 +244,7 @@ class Engine:
         self, route: Route, together_B: Tensor, inputs: Any, targets: Any
     ) -> tuple[Tensor, Tensor, Any]:
         """The same for a model whose rows are not its examples'."""
-        if route.passes > 1:
+        if route.trusted:
             raise ConfigError(
                 "the model begins to bring its examples into another order inside, so gradient "
                 "norms taken so far may be wrong; take them one at a time: micro_batch=1 "

@@ -40,12 +40,16 @@ class Route:
         materialised: whether all gradients are materialised, without the tape.
         looped: whether gradients are materialised one example at a time.
         passes: tape passes so far.
+        checked: parameters whose rows a pass has checked.
+        trusted: whether a rule's norms were handed out of a pass that checked nothing.
     """
 
     uncovered: frozenset[int] | None = None
     materialised: bool = False
     looped: bool = False
     passes: int = field(default=0)
+    checked: frozenset[int] = frozenset()
+    trusted: bool = False
 
     def order_is_due(self) -> bool:
         """Count a tape pass; whether the order of rows is to be checked in it.
@@ -57,6 +61,17 @@ class Route:
             return False
         self.passes += 1
         return self.passes & (self.passes - 1) == 0 and self.passes.bit_length() % 2 == 1
+
+    def was_unseen(self, covered: frozenset[int]) -> bool:
+        """Whether rules covered parameters, in an unchecked pass, whose rows no pass has checked.
+
+        Where the first example was moved, a pass sees for itself that no rule covers a layer, and
+        has nothing to check.
+
+        Args:
+            covered: by the rules, in this pass.
+        """
+        return _CHECKED.get() and not covered <= self.checked
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Route]] = WeakKeyDictionary()
