@@ -114,6 +114,8 @@ def ids_of(batch: Batch) -> Tensor:
             "data set with goldiprox.with_ids, or, if it is wrapped, let no collate function and "
             "no remove_unused_columns=True drop or change the ids"
         )
+    if ids_B.dtype == torch.int64:
+        return ids_B
     if ids_B.dtype == torch.uint64 and bool((ids_B.long() < 0).any()):
         raise DataError(
             f"the batch carries ids of 2**63 or more {_where(batch)}; ids are 64-bit integers with "

@@ -335,6 +335,7 @@ MISFITS = {
     "too few": ((C,), torch.zeros(B - 1).long(), "classification", "39 labels|shape .39,"),
     "column of numbers": ((C,), torch.rand(B, 1), "classification", "--objective regression"),
     "complex": ((), torch.zeros(B) + 1j, "regression", "two targets"),
+    "complex classes": ((C,), torch.ones(B) + 0j, "classification", "complex"),
     "numbers": ((C,), torch.rand(B), "classification", "float32.*--objective regression"),
     "soft of other classes": ((C,), torch.ones(B, 4) / 4, "classification", "3 classes"),
     "classes": ((C,), torch.arange(B) % C, "multilabel", "--objective classification"),

@@ -63,7 +63,7 @@ class Classification(Objective):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Objective.step`; the bits of torch's own mean cross-entropy."""
         logits_kC, targets_k = self.fitted(output, batch)
-        correct_k = logits_kC.detach().argmax(1) == _labels(targets_k)
+        correct_k = logits_kC.argmax(1) == _labels(targets_k)
         if weights_k is None and targets_k.dim() == 1:
             # The two halves of F.cross_entropy; the log-probabilities serve both reductions.
             log_probs_kC = logits_kC.log_softmax(1)
@@ -80,7 +80,7 @@ class Classification(Objective):
 
     def log_probs(self, output: Any) -> Tensor:
         """See :meth:`Objective.log_probs`."""
-        return log_probabilities(require_logits(output, len(require_tensor(output))))
+        return log_probabilities(require_logits(output))
 
     def targets(self, batch: Batch) -> Tensor | None:
         """Class numbers as int64 of shape [B]; soft labels as floats of shape [B, C]."""
@@ -174,8 +174,12 @@ def matthews(predicted_N: Tensor, targets_N: Tensor) -> float:
     return (count * both - predicted * actual) / math.sqrt(spread) if spread else 0.0
 
 
-def require_logits(output: Any, size: int) -> Tensor:
+def require_logits(output: Any, size: int | None = None) -> Tensor:
     """Check a classifier's output by shape and type alone, which costs nothing.
+
+    Args:
+        output: what the model returned.
+        size: how many examples it was run on, where that is to be checked.
 
     Returns:
         logits_BC, float32 or float64.
@@ -184,9 +188,10 @@ def require_logits(output: Any, size: int) -> Tensor:
         DataError: naming the objective that would fit.
     """
     logits = require_tensor(output)
-    if logits.dim() != 2 or logits.shape[1] < 2 or logits.shape[0] != size:
+    shape = logits.shape
+    if len(shape) != 2 or shape[1] < 2 or (size is not None and shape[0] != size):
         _refuse_output(logits, size)
-    return wide(logits)
+    return logits if logits.dtype == torch.float32 else wide(logits)
 
 
 def fit(output: Any, targets_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,7 +200,7 @@ def fit(output: Any, targets_B: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: naming the objective that would fit.
     """
-    logits_BC = require_logits(output, len(require_tensor(output)))
+    logits_BC = require_logits(output)
     if targets_B.dim() != 1 or targets_B.is_floating_point():
         _require_distributions(logits_BC, targets_B)
         targets_B = targets_B.to(logits_BC.dtype)
@@ -209,7 +214,7 @@ def fit(output: Any, targets_B: Tensor) -> tuple[Tensor, Tensor]:
     return logits_BC, targets_B
 
 
-def _refuse_output(output: Tensor, size: int) -> NoReturn:
+def _refuse_output(output: Tensor, size: int | None) -> NoReturn:
     shape = tuple(output.shape)
     if output.dim() == 1 or (output.dim() == 2 and output.shape[1] < 2):
         raise DataError(
@@ -257,6 +262,8 @@ def _class_numbers(targets: Tensor) -> Tensor:
     """Integers of any type, and a column of them, as int64 of shape [B]; one-hot rows as floats."""
     if targets.dim() == 0:
         raise DataError("the batch has a single label for all examples; give each example one")
+    if targets.is_complex():
+        raise DataError("the labels are complex numbers, not classes; number the classes from 0")
     if targets.dim() == 1:
         return targets if targets.is_floating_point() else targets.long()
     if targets.is_floating_point():

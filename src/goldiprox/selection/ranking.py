@@ -42,6 +42,10 @@ _COPY = 0xD1342543DE82EF95 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
+# The same for numpy, made once: making them took a quarter of the time of mixing.
+_UNSIGNED = [np.uint64(factor % 2**64) for factor in (_GOLDEN, _COPY, _MIX_1, _MIX_2)]
+_BITS_12, _BITS_27, _BITS_30, _BITS_31 = map(np.uint64, (12, 27, 30, 31))
+
 
 # --- random numbers of candidates ---------------------------------------------------------------
 
@@ -92,7 +96,7 @@ def keyed_uniforms(
     if ids_B.device.type == "cpu":
         copies = _copies_numpy(ids_B.numpy(), scores_B)
         mixed = _mixed_numpy(ids_B.numpy(), keys.numpy().view(np.uint64), copies)
-        numbers = (mixed >> np.uint64(12)).astype(np.float64)
+        numbers = (mixed >> _BITS_12).astype(np.float64)
         numbers += 0.5
         numbers *= 2.0**-52
         return torch.from_numpy(numbers)
@@ -102,14 +106,15 @@ def keyed_uniforms(
 
 def _mixed_numpy(ids: Ints, keys: Unsigned | np.uint64, copies: Ints | None) -> Unsigned:
     """64 random bits for each id under each key: numpy's small operations are the cheapest."""
-    x: Unsigned = ids.view(np.uint64) * np.uint64(_GOLDEN % 2**64) + keys
+    golden, copy, mix_1, mix_2 = _UNSIGNED
+    x: Unsigned = ids.view(np.uint64) * golden + keys
     if copies is not None:
-        x += copies.view(np.uint64) * np.uint64(_COPY % 2**64)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(_MIX_1 % 2**64)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(_MIX_2 % 2**64)
-    x ^= x >> np.uint64(31)
+        x += copies.view(np.uint64) * copy
+    x ^= x >> _BITS_30
+    x *= mix_1
+    x ^= x >> _BITS_27
+    x *= mix_2
+    x ^= x >> _BITS_31
     return x
 
 
@@ -132,7 +137,7 @@ def _mix(x: Tensor) -> Tensor:
 def _copies_numpy(ids: Ints, scores_B: Tensor | None) -> Ints | None:
     """Which copy of its id each candidate is, from 0; None where no id comes twice."""
     ascending = np.sort(ids)
-    if not (ascending[1:] == ascending[:-1]).any():
+    if not np.count_nonzero(ascending[1:] == ascending[:-1]):
         return None
     order = np.lexsort((ids,) if scores_B is None else (scores_B.numpy(), ids))
     ascending, places = ids[order], np.arange(len(ids))
