@@ -80,6 +80,12 @@ def test_it_is_the_reducible_loss_that_is_compared():
     assert found[0]["values"][0] == pytest.approx(first)
 
 
+def test_tables_that_were_read_from_files_are_compared(tmp_path):
+    losses({1: [5, 6, 7, 8.5]}).write(tmp_path / "probe.parquet")
+    read = ScoreTable.read(tmp_path / "probe.parquet")  # whose arrays may not be written to
+    assert reducible_correlations([read], [read])[0]["mean"] == pytest.approx(1.0)
+
+
 def test_other_examples_are_refused():
     with pytest.raises(TableError, match="of different examples"):
         reducible_correlations([losses({1: [0, 1, 2, 3]})],

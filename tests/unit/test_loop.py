@@ -9,6 +9,7 @@ from torch import nn
 from goldiprox.config import TrainConfig
 from goldiprox.schema import ConfigError, Selection
 from goldiprox.selection.plans import Draw
+from goldiprox.training.build import build_for
 from goldiprox.training.checkpoint import state_of
 from goldiprox.training.loop import Loop
 
@@ -66,3 +67,10 @@ def test_a_choice_by_class_sees_the_labels_without_a_forward_pass(make_task, mak
     loop.one_step()
     counts = loop.stepped.batch[2].bincount(minlength=task.num_classes)
     assert counts.max() - counts.min() <= 1
+
+
+def test_the_model_of_a_run_is_made_without_a_loop(make_task):
+    task, settings = make_task(count=62), config("loss", model="mlp-128")
+    model, _ = build_for(settings, task)
+    for one, two in zip(model.parameters(), Loop(settings, task).model.parameters(), strict=True):
+        assert torch.equal(one, two)

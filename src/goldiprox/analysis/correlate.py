@@ -86,10 +86,11 @@ def _epochs(table: ScoreTable) -> set[int]:
 
 
 def _reducible(table: ScoreTable, epoch: int) -> npt.NDArray[np.float64]:
-    evidence = Evidence(
-        ids_B=torch.from_numpy(table.ids_N),
-        loss_B=torch.from_numpy(table.columns[f"epoch_{epoch}"]).double(),
-        irreducible_B=torch.from_numpy(table.columns[IRREDUCIBLE_LOSS]).double(),
+    loss_N, irreducible_N = table.columns[f"epoch_{epoch}"], table.columns[IRREDUCIBLE_LOSS]
+    evidence = Evidence(  # copies: what was read from a file is not to be written to
+        ids_B=torch.tensor(table.ids_N),
+        loss_B=torch.tensor(loss_N, dtype=torch.float64),
+        irreducible_B=torch.tensor(irreducible_N, dtype=torch.float64),
     )
     scores_N: npt.NDArray[np.float64] = reducible_loss(evidence).numpy()
     return scores_N

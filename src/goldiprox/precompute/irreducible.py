@@ -30,9 +30,10 @@ from goldiprox.records.ledger import Clock, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import IRREDUCIBLE_LOSS, ScoreTable, Table
 from goldiprox.records.weights import weights_bytes
+from goldiprox.training.build import build_for
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.feed import Feeder
-from goldiprox.training.loop import Loop, train
+from goldiprox.training.loop import train
 from goldiprox.training.task import CheckpointEvery, Report, Task, Trained
 
 __all__ = [
@@ -307,11 +308,11 @@ def _trained_before(
 ) -> Trained:
     """A model that an interrupted job had finished, so that several need not start over."""
     folder.use_again(manifest, exact=checkpoint is not None and checkpoint.exact)
-    loop = Loop(config, task, factory=factory)
-    loop.model.load_state_dict(folder.load_weights("model"))
+    model, feeder = build_for(config, task, factory)
+    model.load_state_dict(folder.load_weights("model"))
     return Trained(
-        model=loop.model,
-        feeder=loop.feeder,
+        model=model,
+        feeder=feeder,
         evaluations=[Evaluation(**found) for found in folder.evaluations()],
         ledger=Ledger.from_json(folder.ledger()),
         steps=folder.result()["steps"],

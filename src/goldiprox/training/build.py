@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from goldiprox.config import TrainConfig
 from goldiprox.data.examples import Examples
 from goldiprox.data.preprocess import Preprocess
 from goldiprox.data.text import TextPreprocessor
@@ -13,9 +14,12 @@ from goldiprox.models.scaled import ScaledOutput
 from goldiprox.models.text import agree_on_padding
 from goldiprox.models.vision import Factory
 from goldiprox.schema import DataError
+from goldiprox.seeds import derive_seed
 from goldiprox.training.feed import Feeder
+from goldiprox.training.optimization import resolve_device
+from goldiprox.training.task import Task
 
-__all__ = ["build"]
+__all__ = ["build", "build_for"]
 
 
 def build(
@@ -62,6 +66,34 @@ def build(
         agree_on_padding(net, preprocess.tokenizer.padding)
     feeder = Feeder.of(net, preprocess, device)
     return feeder.place(net).train(), feeder
+
+
+def build_for(
+    config: TrainConfig, task: Task, factory: Factory | None = None
+) -> tuple[nn.Module, Feeder]:
+    """Make the model of a run, as it is before the first step, and its feeder.
+
+    Args:
+        config: the run's settings.
+        task: its data.
+        factory: the model's factory, if not looked up by ``config.model``.
+
+    Returns:
+        The model on its device, in training mode, and its feeder.
+
+    Raises:
+        ConfigError: as :func:`build` does, or if the device is absent.
+    """
+    return build(
+        factory or config.resolved_model(task.train.store.example_shape),
+        task.train,
+        task.preprocess,
+        task.num_classes,
+        seed=derive_seed(config.seed, "weights"),
+        device=resolve_device(config.device),
+        tokenizer=config.tokenizer,
+        max_length=config.max_length,
+    )
 
 
 def _texts(examples: Examples) -> list[str]:

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from goldiprox.batch import ID, Batch, model_output, take, trimmed
+from goldiprox.batch import ID, Batch, take, trimmed
 from goldiprox.chooser import Chooser
 from goldiprox.config import TrainConfig
 from goldiprox.evidence.flops import count_flops, parameter_count
 from goldiprox.evidence.forward import ScoringPass
-from goldiprox.evidence.mode import scoring_mode, twin_of, undisturbed
 from goldiprox.models.vision import Factory
 from goldiprox.objectives import objective as objective_named
 from goldiprox.records.evaluations import Evaluation
@@ -29,8 +28,9 @@ from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError, NonFinite, Selection
 from goldiprox.seeds import derive_seed, stream
 from goldiprox.selection.plans import Course, Draw, PlanFactory, ShuffledPools
-from goldiprox.training.build import build
+from goldiprox.training.build import build, build_for
 from goldiprox.training.checkpoint import require_finite_weights, restore, state_of
+from goldiprox.training.checks import require_batches_that_normalise, require_fitting_output
 from goldiprox.training.companion import Companion
 from goldiprox.training.evaluate import evaluate
 from goldiprox.training.hooks import Hook
@@ -144,16 +144,7 @@ class Loop:
         self.total = config.total_steps(len(task.train))
         self.device = resolve_device(config.device)
         self._cuda_devices = [self.device] if self.device.type == "cuda" else []
-        self.model, self.feeder = build(
-            factory or config.resolved_model(task.train.store.example_shape),
-            task.train,
-            task.preprocess,
-            task.num_classes,
-            seed=derive_seed(config.seed, "weights"),
-            device=self.device,
-            tokenizer=config.tokenizer,
-            max_length=config.max_length,
-        )
+        self.model, self.feeder = build_for(config, task, factory)
         self.optimizer: Optimizer = make_optimizer(self.model, config)
         self.chooser = Chooser(
             self.model,
@@ -184,9 +175,9 @@ class Loop:
             if mark == "corrupted" or mark in task.train.marks
         }
         if self.chooser.method.each_step or config.batch == 1:  # others leave no batch of one
-            self._require_batches_that_normalise()
+            require_batches_that_normalise(self.model, self.feeder, task, config)
         few = self.feeder(task.train, self.feeder.typical(task.train, 8))
-        self._require_fitting(few)
+        require_fitting_output(self.model, few, task, self.objective)
         self._flops = count_flops(self.model, few, objective=self.objective)
         self._norm_flops = self.chooser.count_gradients(few)
         self.ledger.leave_out((*self._flops.uncounted, *self._norm_flops.uncounted))
@@ -230,37 +221,6 @@ class Loop:
         flops = count_flops(model, few, objective=self.objective)
         self.ledger.leave_out(flops.uncounted)
         return Companion(model, spec, self.config, scoring, (flops.forward, flops.training))
-
-    def _require_fitting(self, few: Batch) -> None:
-        """Find out now if the model's output or any target does not fit the objective."""
-        with torch.no_grad(), scoring_mode(self.model, "running"):
-            output = model_output(self.model, few)
-            self.objective.losses(output, few)
-        if isinstance(output, Tensor):
-            for examples in (self.task.train, self.task.evaluation):
-                self.objective.require_values(
-                    examples.targets_N, examples.ids_N, int(output.shape[-1])
-                )
-
-    def _require_batches_that_normalise(self) -> None:
-        """Find out now, not at the end of the first epoch, if a batch of one cannot be trained on.
-
-        BatchNorm refuses a batch with a single value per channel.
-        """
-        last = len(self.task.train) % self.config.pool_size or self.config.pool_size
-        if self.config.chosen(last) > 1:
-            return
-        twin = twin_of(self.model)
-        try:
-            with torch.no_grad(), undisturbed(twin):
-                model_output(twin, self.feeder(self.task.train, torch.arange(1)))
-        except ValueError as error:
-            raise ConfigError(
-                f"the last pool of an epoch has {last} candidates, of which 1 is chosen, and this "
-                f"model's BatchNorm cannot train on a batch of one; choose a "
-                f"{'--batch' if self.config.pool_size == self.config.batch else '--pool'} that "
-                f"leaves a larger rest of {len(self.task.train)} examples"
-            ) from error
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""

@@ -12,12 +12,15 @@ from goldiprox.batch import model_output
 from goldiprox.config import TrainConfig
 from goldiprox.data.splits import Splits
 from goldiprox.evidence.mode import scoring_mode
+from goldiprox.objectives import objective as objective_named
 from goldiprox.records.ledger import PROXY_PHASE, RUN_PHASES, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.sequences import BatchSequence
 from goldiprox.records.tables import Table
 from goldiprox.schema import ConfigError
-from goldiprox.training.loop import Loop, train
+from goldiprox.training.build import build_for
+from goldiprox.training.checks import require_batches_that_normalise, require_fitting_output
+from goldiprox.training.loop import train
 from goldiprox.training.probe import LossProbe
 from goldiprox.workflows.arms import Arm, require_possible
 from goldiprox.workflows.execution import Execution
@@ -55,14 +58,18 @@ def require_proxy(arm: Arm, config: TrainConfig, splits: Splits) -> None:
     settings = proxy_config(arm, config)
     task = arm.task(splits)
     require_possible(settings, task)
-    loop = Loop(replace(settings, method="uniform"), task)
-    with torch.no_grad(), scoring_mode(loop.model, "running"):
-        logits = model_output(loop.model, loop.feeder(task.train, torch.arange(2)))
+    model, feeder = build_for(settings, task)
+    few = feeder(task.train, torch.arange(2))
+    with torch.no_grad(), scoring_mode(model, "running"):
+        logits = model_output(model, few)
     if logits.dim() != 2 or logits.shape[1] != task.num_classes:
         raise ConfigError(
             f"--proxy {arm.proxy} gives {tuple(logits.shape[1:])} outputs an example, and "
             f"{splits.dataset.name} has {task.num_classes} classes; give a model with as many"
         )
+    require_batches_that_normalise(model, feeder, task, settings)
+    objective = task.objective or objective_named(settings.objective)
+    require_fitting_output(model, few, task, objective)
 
 
 def record_with_proxy(
