@@ -136,5 +136,7 @@ def test_runs_exchanged_between_seeds_are_found(make_tiny_splits, tmp_path):
     (runs / "full-1-0").rename(tmp_path / "kept")
     (runs / "full-1-1").rename(runs / "full-1-0")
     (tmp_path / "kept").rename(runs / "full-1-1")
-    with pytest.raises(CheckpointError, match=r"full-1-0 holds a run of another.*seed is 3 there, 2 now"):
+    with pytest.raises(
+        CheckpointError, match=r"full-1-0 holds a run of another.*seed is 3 there, 2 now"
+    ):
         diet(make_tiny_splits(), config, tmp_path, execution=ALONE)

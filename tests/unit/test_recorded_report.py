@@ -24,7 +24,12 @@ def record(out, method, seed, *, objective="classification", **settings):
         nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3 if targets.dtype == torch.int64 else 1)
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    choose = goldiprox.Chooser(model, method, share=0.25, seed=seed, objective=objective)
+    table = None
+    if method == "rho-loss":
+        table = goldiprox.irreducible_losses(nn.Linear(4, 3), DataLoader(data, batch_size=20))
+    choose = goldiprox.Chooser(
+        model, method, share=0.25, seed=seed, objective=objective, irreducible=table
+    )
     given = {"data": "toy", "examples": EXAMPLES, **settings}
     with Recorder(out / f"{method}-{seed}", choose, **given) as recorder:
         for epoch in range(3):
@@ -67,6 +72,15 @@ def test_runs_of_a_loop_of_ones_own_are_compared(tmp_path):
         assert f'id="chosen-corrupted-line-{method}"' in text
     assert "chosen-already_correct" not in text
     assert "None" not in text.replace("None of these", "")
+
+
+def test_a_table_of_ones_own_does_not_say_what_it_cost(tmp_path):
+    runs = [record(tmp_path, method, 0) for method in ("uniform", "rho-loss")]
+    _, page = report_runs(runs, tmp_path / "out")
+    text = page.read_text(encoding="utf-8")
+    assert "a table that does not say what it cost" in text
+    assert "What was paid for it elsewhere is not known and not charged" in text
+    assert "whether methods saw the same pools" in text
 
 
 def test_errors_of_a_loop_of_ones_own_are_compared(tmp_path):

@@ -328,6 +328,8 @@ def _describe_irreducible(runs: list[RunRecord]) -> dict[str, Any] | None:
     provenance = run.manifest["irreducible"]
     keys = ("model", "made_by", "models", "best", "config_hash")
     known = {key: provenance.get(key) for key in keys}
+    if not (known["made_by"] or provenance.get("ledger")):
+        known["made_by"] = "a table that does not say what it cost"
     return {**known, "seconds": run.irreducible_seconds, "flops": run.irreducible.total().flops}
 
 
