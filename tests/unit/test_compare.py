@@ -15,14 +15,14 @@ import torch
 from goldiprox.analysis import compare as analysis
 from goldiprox.analysis.comparison import Comparison
 from goldiprox.analysis.verdict import verdicts
-from goldiprox.config import TrainConfig
+from goldiprox.config import CompareConfig, TrainConfig
 from goldiprox.objectives import ACCURACY, Metric
 from goldiprox.records.files import read_json, write_json
 from goldiprox.records.ledger import Cost, Ledger
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepLog, StepRecord
 from goldiprox.schema import CheckpointError, ConfigError, Selection
-from goldiprox.workflows.compare import evaluation_interval
+from goldiprox.workflows.compare import evaluation_interval, require_target
 
 K = 4
 CHARGED = ("irreducible", "rho-loss", "goldiprox")
@@ -716,3 +716,11 @@ def test_what_is_no_comparison_is_one_line(tmp_path):
     write_json(tmp_path / "comparison.json", {"dataset": "x", "methods": [{"method": "uniform"}]})
     with pytest.raises(CheckpointError, match=r"a comparison is damaged: it lacks"):
         Comparison.read(tmp_path / "comparison.json")
+
+
+@pytest.mark.parametrize("target", [0.0, 90.0, -1.0])
+def test_a_target_that_the_metric_cannot_have_is_refused(target):
+    with pytest.raises(ConfigError, match=f"--target is {target}; it is of the accuracy, a share"):
+        require_target(CompareConfig(target=target))
+    require_target(CompareConfig(target=target, objective="regression"))
+    require_target(CompareConfig(target=0.9))
