@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := src tests benchmarks experiments examples
 
-.PHONY: install demo test test-data check format bench clean
+.PHONY: install demo test faults test-data check format bench clean
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ test: install
 # Tests on real data sets; each is skipped, with its reason, where the data are absent.
 test-data: install
 	$(BIN)/python -m pytest -m data -rs
+
+# The long form of the fault campaign, some half an hour; run again, it goes on from its diary.
+faults: install
+	$(BIN)/python tests/faults/campaign --diary faults.jsonl
 
 check: install
 	$(BIN)/ruff format --check $(SOURCES)

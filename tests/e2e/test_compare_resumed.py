@@ -16,7 +16,7 @@ COMPARE = ["compare", "digits", "--methods", "uniform,rho-loss", "--seeds", "2",
 
 
 def without_seconds(value):
-    """The same records without what the clock says, the digest of it, or how many threads a process has."""
+    """The same records without the clock, the digest of it, and the number of threads."""
     if isinstance(value, dict):
         return {k: without_seconds(v) for k, v in value.items() if "second" not in k and
                 k not in ("ledger", "command", "threads", "verdicts", "verdict", "at_equal_cost",

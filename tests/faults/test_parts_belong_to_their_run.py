@@ -204,3 +204,22 @@ def test_a_finished_part_made_under_other_threads_is_refused_where_exactness_is_
     for wanted in (manifest(), None):
         with pytest.raises(CheckpointError, match=r"finished with other threads .*--exact"):
             folder.use_again(wanted, exact=True)
+
+
+def test_a_digest_under_another_name_is_a_damaged_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"accuracy": 0.875})
+    path.write_text(path.read_text().replace('"goldiprox"', '"goldipsox"'))
+    with pytest.raises(CheckpointError, match="digest stands under another name"):
+        read_json(path)
+
+
+def test_some_rows_of_a_large_table_are_written_as_a_table_of_them_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("goldiprox.records.sealed.PART", 7)
+    ids = torch.arange(40)
+    table = ScoreTable(ids_N=ids, columns={"x": torch.rand(40)}, provenance={"a": 1})
+    rows = (ids % 3 == 0).numpy()
+    table.write(tmp_path / "t.parquet", rows)
+    found = ScoreTable.read(tmp_path / "t.parquet")  # in several row groups, digest compared
+    assert found.ids_N.tolist() == table.ids_N[rows].tolist()
+    assert found.columns["x"].tolist() == table.columns["x"][rows].tolist()

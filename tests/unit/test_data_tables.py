@@ -261,6 +261,17 @@ def test_damaged_json_is_refused(tmp_path, content):
     refused("a.json", load, str(path))
 
 
+@pytest.mark.parametrize("name, content", [
+    ("a.jsonl", b'{"text": "a\xf4b", "label": 1}\n'),
+    ("a.jsonl", b'{"te\xe5xt": "ab", "label": 1}\n'),
+    ("a.json", b'[{"text": "\\ud800", "label": 1}]'),
+    ("a.json", b'[{"text": "a", "label": 1' + b"0" * 40 + b"}]"),
+])  # fmt: skip
+def test_texts_and_numbers_that_no_table_holds_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    refused("a.json", load, str(tmp_path / name))
+
+
 def test_files_of_two_kinds_in_a_folder_are_refused(tmp_path):
     write(tmp_path / "train.csv", columns())
     write(tmp_path / "test.jsonl", columns())

@@ -12,11 +12,13 @@ from goldiprox.schema import ConfigError, Evidence
 from goldiprox.seeds import stream
 from goldiprox.selection.methods import METHODS, method
 from goldiprox.selection.ranking import (
+    best_mask,
     draw_key,
     fetch,
     keyed_uniform,
     keyed_uniforms,
     random_k,
+    random_mask,
     ranked,
     require_finite,
     shuffled,
@@ -310,3 +312,19 @@ def test_a_zero_head_prefers_no_class():
     for name in SELECTORS:
         ids_k = chosen(name, evidence, 32).ids_k
         assert int(torch.bincount(ids_k // 100).max()) <= 10, name
+
+
+@pytest.mark.parametrize("k", [0, 1, 7, 150, 299, 300])
+def test_masks_of_whole_data_sets_choose_what_pools_would(k):
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randint(0, 9, (300,), generator=generator).float()  # ties at every edge
+    ids = torch.randperm(900, generator=generator)[:300] - 400
+
+    def places(positions):
+        return sorted(positions.tolist())
+
+    highest, lowest = best_mask(scores, ids, k, 5), best_mask(scores, ids, k, 5, lowest=True)
+    assert places(highest.nonzero().squeeze(1)) == places(top_k(scores, ids, k, 5))
+    assert places(lowest.nonzero().squeeze(1)) == places(top_k(-scores, ids, k, 5))
+    drawn = random_mask(ids, k, stream(2, "draw")).nonzero().squeeze(1)
+    assert places(drawn) == places(random_k(ids, k, stream(2, "draw")))

@@ -23,7 +23,7 @@ from goldiprox.data.notes import Note
 from goldiprox.data.settings import Reading
 from goldiprox.data.targets import TargetKind, Targets, are_lists, names_in, read_targets
 from goldiprox.data.text_columns import as_text, is_bytes, is_text, text_column
-from goldiprox.guarded.errors import reading, require_file
+from goldiprox.guarded.errors import listed, reading, require_file
 from goldiprox.guarded.parquet import require_modest
 from goldiprox.schema import DataError
 
@@ -323,7 +323,7 @@ def _column(path: Path, file: Any, known: Sequence[str], what: str) -> str:
     other = "".join(f" ({n} holds {file.schema_arrow.field(n).type}, no texts)" for n in found)
     raise DataError(
         f"{path}: no {what} column{other}: looked for {', '.join(known)}; name it with {flag}: "
-        f"there are {', '.join(present) or 'none'}"
+        f"there are {listed(present)}"
     )
 
 

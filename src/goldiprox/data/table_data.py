@@ -35,6 +35,7 @@ from goldiprox.data.table_files import is_csv, read_table, require_same_columns
 from goldiprox.data.tabular import contents_of, feature_columns, is_number, read_features
 from goldiprox.data.targets import TargetKind, Targets, are_lists, names_in, read_targets
 from goldiprox.data.text_columns import is_bytes, is_text, text_column
+from goldiprox.guarded.errors import listed
 from goldiprox.schema import DataError
 
 __all__ = ["from_table_files", "parquet_tables"]
@@ -249,7 +250,7 @@ def _label_columns(read: _Read, reading: Reading) -> list[str]:
                 return [column]
         raise DataError(
             f"{read.where}: no label column: looked for {', '.join(LABEL_COLUMNS)}; name it with "
-            f"--label-column: there are {', '.join(present)}"
+            f"--label-column: there are {listed(present)}"
         )
     if reading.label_column in present:
         return [reading.label_column]
@@ -330,7 +331,7 @@ def _groups(read: _Read, reading: Reading) -> list[Any] | None:
     if reading.group_column not in read.table.column_names:
         raise DataError(
             f"{read.where} has no group column {reading.group_column!r}; there are "
-            f"{', '.join(read.table.column_names)}"
+            f"{listed(read.table.column_names)}"
         )
     found: list[Any] = read.table[reading.group_column].to_pylist()
     return found

@@ -144,16 +144,18 @@ def read_table(path: Path) -> tuple[pa.Table, tuple[Note, ...]]:
             notes = note_of("read as a table", [f"{path.name}: {form}"] if form else [])
         else:
             table = _read_json(path)
+        table.validate(full=True)  # texts that are not UTF-8 would end in an error far from here
+        names = table.column_names
     except UnicodeError as error:
         raise DataError(
             f"{path} is not a text in UTF-8; save it with the encoding UTF-8"
         ) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, OverflowError) as error:
         raise DataError(
             f"{path}: damaged or no table ({first_line(error)}); write all values of a column as "
             "one kind, or get the file again"
         ) from error
-    doubled = [name for name, count in Counter(table.column_names).items() if count > 1]
+    doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise DataError(
             f"{path} has {doubled[0]!r} as the name of several columns; rename or remove all but "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from goldiprox.schema import CheckpointError, GoldiproxError
 
-__all__ = ["first_line", "reading", "require_file", "write_remedy"]
+__all__ = ["first_line", "listed", "reading", "require_file", "write_remedy"]
 
 
 @contextmanager
@@ -77,6 +77,12 @@ def first_line(error: BaseException) -> str:
     return "".join(c if c.isprintable() else "?" for c in line[:300])
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names that a file holds, such as those of its columns, for a message of one line."""
+    shown = ("".join(c if c.isprintable() else "?" for c in name[:60]) for name in names)
+    return ", ".join(shown) or "none"
+
+
 def write_remedy(problem: OSError) -> str:
     """What to do about a file that could not be written, by the error's number."""
     return _WRITE_REMEDIES.get(problem.errno or 0, "Choose another --out")
@@ -97,7 +103,8 @@ _WRITE_REMEDIES = {
     errno.EROFS: "The file system is mounted read-only: choose another --out",
     errno.EISDIR: "There is a folder of that name: choose another one",
     errno.ENAMETOOLONG: "Choose a shorter name",
-    errno.EFBIG: "The file system or a limit (ulimit -f) takes no file of that size: choose another --out",
+    errno.EFBIG: "The file system or a limit (ulimit -f) takes no file of that size: "
+    "choose another --out",
     errno.EIO: "The disk is failing: choose another one",
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n)",
 }

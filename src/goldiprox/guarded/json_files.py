@@ -83,7 +83,11 @@ def unsealed(value: Any) -> Any:
     Raises:
         ValueError: if it is not what was written.
     """
-    if not isinstance(value, dict) or SEAL not in value:
+    if not isinstance(value, dict):
+        return value
+    if SEAL not in value:
+        if any(_looks_like_a_seal(item) for item in value.values()):
+            raise ValueError("its digest stands under another name than it was written")
         return value
     rest = {key: item for key, item in value.items() if key != SEAL}
     seal = value[SEAL]
@@ -95,6 +99,11 @@ def unsealed(value: Any) -> Any:
             "version that wrote it"
         )
     return rest
+
+
+def _looks_like_a_seal(value: Any) -> bool:
+    parts = {"format", "sha256"}
+    return isinstance(value, dict) and len(value) == 2 and not parts.isdisjoint(value)
 
 
 def misfit(value: Any, shape: Shape, where: str = "it") -> str | None:

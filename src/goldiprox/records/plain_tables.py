@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goldiprox.csv_files import CSV_SUFFIXES, read_csv
+from goldiprox.guarded.errors import listed
 from goldiprox.schema import DataError, TableError
 
 __all__ = ["PlainTable", "read_plain"]
@@ -71,7 +72,7 @@ def _column(table: pa.Table, name: str, path: Path, flag: str) -> pa.ChunkedArra
         )
     if not count:
         raise TableError(
-            f"{path} has no column {name}; it has: {', '.join(table.column_names) or 'none'}; "
+            f"{path} has no column {name}; it has: {listed(table.column_names)}; "
             f"name one with {flag}"
         )
     column = table[name]

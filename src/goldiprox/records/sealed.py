@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as compute
 import pyarrow.parquet as pq
@@ -34,6 +35,11 @@ __all__ = [
 METADATA_KEY = b"goldiprox"
 DIGEST = "sha256"
 
+PART = 1 << 19
+"""Rows that are taken out of a large table at a time."""
+
+Mask = npt.NDArray[np.bool_]
+
 
 def sealed_note(note: Mapping[str, Any]) -> bytes:
     """A note with its own digest in it, as it stands in a schema's metadata."""
@@ -52,10 +58,10 @@ def content_digest(table: pa.Table) -> str:
     """SHA-256 of a table's names, types and values, however they are cut into chunks."""
     digest = hashlib.sha256()
     for field, column in zip(table.schema, table.columns, strict=True):
-        digest.update(f"{field.name}\0{_kind(field.type)}\0{len(column)}\0".encode())
+        digest.update(_heading(field, len(column)))
         if _is_flat(column):
             for chunk in column.chunks:
-                digest.update(np.ascontiguousarray(chunk.to_numpy()).view(np.uint8).data)
+                digest.update(_bytes(chunk))
         else:
             for part in _buffers(pa.concat_arrays(column.chunks) if column.num_chunks else None):
                 digest.update(len(part).to_bytes(8, "little"))
@@ -63,17 +69,31 @@ def content_digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def write_sealed(path: Path, table: pa.Table, note: Mapping[str, Any]) -> None:
+def write_sealed(
+    path: Path, table: pa.Table, note: Mapping[str, Any], rows_N: Mask | None = None
+) -> None:
     """Write a Parquet file with its note, whole or not at all.
+
+    Args:
+        path: the file.
+        table: its columns.
+        note: its note, without digests.
+        rows_N: bool; only these rows of a table of numbers, without a copy of all of them.
 
     Raises:
         GoldiproxError: if it cannot be written.
     """
-    note = {**note, "content": content_digest(table)}
-    table = table.replace_schema_metadata({METADATA_KEY: sealed_note(note)})
+    content = content_digest(table) if rows_N is None else _digest_of_rows(table, rows_N)
+    table = table.replace_schema_metadata({METADATA_KEY: sealed_note({**note, "content": content})})
+    # Checksums say which page is damaged; without the digest they would miss its header.
+    options = {"compression": "zstd", "write_page_checksum": True}
     with whole_file(path) as temporary:
-        # Checksums say which page is damaged; without the digest they would miss its header.
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        if rows_N is None:
+            pq.write_table(table, temporary, **options)
+            return
+        with pq.ParquetWriter(temporary, table.schema, **options) as writer:
+            for part in _rows(table, rows_N):
+                writer.write_table(part)
 
 
 def read_sealed(
@@ -107,6 +127,30 @@ def read_sealed(
             f"{remedy}"
         )
     return table, note
+
+
+def _rows(table: pa.Table, rows_N: Mask) -> Iterator[pa.Table]:
+    for start in range(0, len(table), PART):
+        pa.default_memory_pool().release_unused()  # or it keeps what the parts before took
+        yield table.slice(start, PART).filter(pa.array(rows_N[start : start + PART]))
+
+
+def _digest_of_rows(table: pa.Table, rows_N: Mask) -> str:
+    """What :func:`content_digest` gives of these rows."""
+    digest, count = hashlib.sha256(), int(np.count_nonzero(rows_N))
+    for field in table.schema:
+        digest.update(_heading(field, count))
+        for part in _rows(table.select([field.name]), rows_N):
+            digest.update(_bytes(part.column(0)))
+    return digest.hexdigest()
+
+
+def _heading(field: pa.Field, count: int) -> bytes:
+    return f"{field.name}\0{_kind(field.type)}\0{count}\0".encode()
+
+
+def _bytes(column: pa.ChunkedArray | pa.Array) -> memoryview:
+    return np.ascontiguousarray(column.to_numpy()).view(np.uint8).data
 
 
 def _kind(kind: pa.DataType) -> str:

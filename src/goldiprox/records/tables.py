@@ -296,11 +296,12 @@ class ScoreTable(Table):
             provenance={**self.provenance, "joined": note},
         )
 
-    def write(self, path: Path | str) -> None:
+    def write(self, path: Path | str, rows_N: npt.NDArray[np.bool_] | None = None) -> None:
         """Write the table, whole or not at all.
 
         Args:
             path: the file; folders on the way are made.
+            rows_N: of a large table only these rows, without a copy of them in memory.
 
         Raises:
             GoldiproxError: if the file cannot be written.
@@ -312,7 +313,7 @@ class ScoreTable(Table):
         arrays = {"id": pa.array(self.ids_N)}
         arrays |= {name: pa.array(values) for name, values in self.columns.items()}
         note = {"format": FORMAT, "provenance": dict(self.provenance)}
-        write_sealed(Path(path), pa.table(arrays), note)
+        write_sealed(Path(path), pa.table(arrays), note, rows_N)
 
     @staticmethod
     def read(path: Path | str) -> ScoreTable:

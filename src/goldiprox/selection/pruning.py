@@ -8,19 +8,23 @@ by them, do not decide which class loses its ties.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from goldiprox.schema import ConfigError, Evidence, require_seed
 from goldiprox.seeds import stream
 from goldiprox.selection.groups import MOST_STRATA, Stratified
-from goldiprox.selection.ranking import draw_key, random_k, ranked, require_finite, top_k
+from goldiprox.selection.ranking import best_mask, draw_key, random_mask, ranked, require_finite
 
-__all__ = ["Losses", "PruneRule", "Rule", "losses_by_group", "prune"]
+__all__ = ["Losses", "PruneRule", "Rule", "losses_by_group", "prune", "prune_mask"]
+
+_PART = 1 << 20
+"""Examples that are counted at a time."""
 
 Rule = Literal["highest", "lowest", "window", "stratified", "random"]
 
@@ -79,7 +83,7 @@ def prune(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, classes_N: Tensor | 
         rule: how.
         scores_N: finite; higher is harder.
         ids_N: int64 ids, all different.
-        classes_N: int64, for ``balanced``.
+        classes_N: whole numbers, for ``balanced``.
 
     Returns:
         int64 positions of what is kept, ascending: ``round(keep * N)`` of them, at least one.
@@ -88,35 +92,67 @@ def prune(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, classes_N: Tensor | 
         NonFinite: if a score is NaN or infinite.
         ConfigError: if ``balanced`` is asked for without classes.
     """
+    return prune_mask(rule, scores_N, ids_N, classes_N).nonzero().squeeze(1)
+
+
+def prune_mask(
+    rule: PruneRule, scores_N: Tensor, ids_N: Tensor, classes_N: Tensor | None
+) -> Tensor:
+    """The same as a mask: bool, of shape [N].
+
+    Raises:
+        NonFinite: if a score is NaN or infinite.
+        ConfigError: if ``balanced`` is asked for without classes.
+    """
     require_finite(scores_N, ids_N, "score")
     count = _kept(rule.keep, len(ids_N))
     if not rule.balanced:
-        return RULES[rule.rule](rule, scores_N, ids_N, count).sort().values
+        return RULES[rule.rule](rule, scores_N, ids_N, count)
     if classes_N is None:
         raise ConfigError("balanced pruning needs each example's class")
-    parts = []
+    is_kept_N = torch.zeros(len(ids_N), dtype=torch.bool)
     for members, share in _quotas(classes_N, count, _key(rule)):
-        kept = RULES[rule.rule](rule, scores_N[members], ids_N[members], share)
-        parts.append(members[kept])
-    return torch.cat(parts).sort().values
+        is_kept_N[members] = RULES[rule.rule](rule, scores_N[members], ids_N[members], share)
+    return is_kept_N
 
 
 def _kept(keep: float, count: int) -> int:
     return max(1, round(keep * count)) if count else 0
 
 
-def _quotas(classes_N: Tensor, count: int, key: int) -> list[tuple[Tensor, int]]:
+def _quotas(classes_N: Tensor, count: int, key: int) -> Iterator[tuple[Tensor, int]]:
     """Positions of each class and how many of them to keep: in proportion, ``count`` in all."""
-    names, sizes = torch.unique(classes_N, return_counts=True)
+    names, sizes = _sizes(classes_N)
     exact = sizes.double() * count / len(classes_N)
     quotas = exact.floor().long()
     # The largest remainders get what rounding down left over.
     order = ranked(exact - quotas, names, key)
     quotas[order[: count - int(quotas.sum())]] += 1
-    return [
-        ((classes_N == name).nonzero().squeeze(1), int(quota))
-        for name, quota in zip(names, quotas, strict=True)
-    ]
+    for name, quota in zip(names, quotas, strict=True):
+        yield (classes_N == name).nonzero().squeeze(1), int(quota)
+
+
+def _sizes(groups_N: Tensor, of_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Numbers of the groups, ascending, and how many members each has: int64.
+
+    Part by part, so that there is no sorted copy of a large data set.
+
+    Args:
+        groups_N: whole numbers.
+        of_N: bool; only these members are counted.
+    """
+    groups = groups_N.numpy()
+    starts = range(0, len(groups), _PART)
+    names = np.unique(
+        np.concatenate([np.unique(groups[s : s + _PART]) for s in starts] or [groups])
+    )
+    sizes = np.zeros(len(names), dtype=np.int64)
+    for start in starts:
+        part = groups[start : start + _PART]
+        if of_N is not None:
+            part = part[of_N.numpy()[start : start + _PART]]
+        sizes += np.bincount(np.searchsorted(names, part), minlength=len(names))
+    return torch.from_numpy(names.astype(np.int64)), torch.from_numpy(sizes)
 
 
 def _key(rule: PruneRule) -> int:
@@ -125,34 +161,37 @@ def _key(rule: PruneRule) -> int:
 
 
 def _highest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
-    return top_k(scores_N, ids_N, count, _key(rule))
+    return best_mask(scores_N, ids_N, count, _key(rule))
 
 
 def _lowest(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
-    return top_k(-scores_N, ids_N, count, _key(rule))
+    return best_mask(scores_N, ids_N, count, _key(rule), lowest=True)
 
 
 def _window(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     """The examples from ``offset`` on, in ascending order of the score."""
-    ascending = ranked(-scores_N, ids_N, _key(rule))
     start = min(round(rule.offset * len(ids_N)), len(ids_N) - count)
-    return ascending[start : start + count]
+    below = best_mask(scores_N, ids_N, start, _key(rule), lowest=True)
+    return best_mask(scores_N, ids_N, start + count, _key(rule), lowest=True) & ~below
 
 
 def _stratified(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     """Coverage-centric core-set selection (Zheng et al. 2023, arXiv:2210.15809)."""
     left = max(count, len(ids_N) - round(rule.cutoff * len(ids_N)))
-    easier = top_k(-scores_N, ids_N, left, _key(rule))
+    easier = best_mask(scores_N, ids_N, left, _key(rule), lowest=True).nonzero().squeeze(1)
     pool = Evidence(ids_B=ids_N[easier], loss_B=scores_N[easier])
     even = Stratified(lambda evidence: evidence.need("loss_B"), rule.strata)
-    return easier[even(pool, count, stream(rule.seed, "prune")).positions_k]
+    is_kept_N = torch.zeros(len(ids_N), dtype=torch.bool)
+    is_kept_N[easier[even(pool, count, stream(rule.seed, "prune")).positions_k]] = True
+    return is_kept_N
 
 
 def _random(rule: PruneRule, scores_N: Tensor, ids_N: Tensor, count: int) -> Tensor:
     del scores_N
-    return random_k(ids_N, count, stream(rule.seed, "prune"))
+    return random_mask(ids_N, count, stream(rule.seed, "prune"))
 
 
+# Each gives a mask of what is kept: a whole data set has no room for a sort or for positions.
 RULES: dict[str, Callable[[PruneRule, Tensor, Tensor, int], Tensor]] = {
     "highest": _highest,
     "lowest": _lowest,
@@ -189,25 +228,25 @@ def losses_by_group(groups_N: Tensor, kept: Tensor) -> list[Losses]:
     """What pruning took from each group, in the order of their numbers.
 
     Args:
-        groups_N: int64, of all examples.
-        kept: int64 positions of what is kept.
+        groups_N: whole numbers, of all examples.
+        kept: int64 positions of what is kept, or a mask.
     """
-    is_kept_N = torch.zeros(len(groups_N), dtype=torch.bool)
-    is_kept_N[kept] = True
-    removed_all = int((~is_kept_N).sum())
-    found = []
-    for group in torch.unique(groups_N).tolist():
-        member_N = groups_N == group
-        before, removed = int(member_N.sum()), int((member_N & ~is_kept_N).sum())
-        found.append(
-            Losses(
-                group=int(group),
-                before=before,
-                removed=removed,
-                excessive=_excessive(before, removed, len(groups_N), removed_all),
-            )
+    is_removed_N = torch.ones(len(groups_N), dtype=torch.bool)
+    is_removed_N[kept] = False
+    names, sizes = _sizes(groups_N)
+    _, gone = _sizes(groups_N, is_removed_N)
+    removed_all = int(gone.sum())
+    return [
+        Losses(
+            group=group,
+            before=before,
+            removed=removed,
+            excessive=_excessive(before, removed, len(groups_N), removed_all),
         )
-    return found
+        for group, before, removed in zip(
+            names.tolist(), sizes.tolist(), gone.tolist(), strict=True
+        )
+    ]
 
 
 def _excessive(before: int, removed: int, total: int, total_removed: int) -> bool:

@@ -9,6 +9,7 @@ ordered by such numbers, which prefer no id and hence no class.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,14 @@ from torch import Tensor
 from goldiprox.schema import ConfigError, NonFinite, id_list
 
 __all__ = [
+    "best_mask",
     "by_id",
     "draw_key",
     "fetch",
     "keyed_uniform",
     "keyed_uniforms",
     "random_k",
+    "random_mask",
     "ranked",
     "require_at_most",
     "require_finite",
@@ -35,6 +38,9 @@ __all__ = [
 
 Ints = npt.NDArray[np.int64]
 Unsigned = npt.NDArray[np.uint64]
+
+_PART = 1 << 20
+"""Ids whose numbers are made at a time, for a whole data set."""
 
 _INT64_MAX = 2**63 - 1
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -288,6 +294,80 @@ def _with_ties(scores_B: Tensor, ids_B: Tensor, k: int, key: int) -> Tensor:
     else:
         equal = equal[ids[equal].argsort(kind="stable")]
     return torch.from_numpy(np.concatenate([above, equal[:left]]))
+
+
+def best_mask(scores_N: Tensor, ids_N: Tensor, k: int, key: int, *, lowest: bool = False) -> Tensor:
+    """Which k of a whole data set :func:`top_k` would choose: a mask of shape [N], on the CPU.
+
+    Beside the mask it takes one copy of the scores; random numbers are made for the ties at the
+    edge alone.
+
+    Args:
+        scores_N: finite scores.
+        ids_N: int64 ids, all different.
+        k: how many, 0 <= k <= N.
+        key: of the numbers that break ties, see :func:`tie_key`.
+        lowest: choose the lowest scores instead.
+
+    Raises:
+        ConfigError: if k is not in 0..N.
+    """
+    scores, ids = scores_N.numpy(), ids_N.numpy()
+    require_at_most(k, len(ids))
+    if not 0 < k < len(ids):
+        return torch.full((len(ids),), k > 0)
+    chosen, equal, left = _beyond_the_edge(scores, k, lowest)
+    if left < len(equal):
+        equal = equal[_tie_numbers(ids[equal], key, None).argsort(kind="stable")]
+    chosen[equal[:left]] = True
+    return torch.from_numpy(chosen)
+
+
+def random_mask(ids_N: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Which k of a whole data set :func:`random_k` would draw: a mask of shape [N], on the CPU.
+
+    Of the random numbers, half of the digits are kept; the others only of those at the edge.
+
+    Args:
+        ids_N: int64 ids, all different.
+        k: how many, 0 <= k <= N.
+        generator: a CPU generator; one draw is taken from it unless there is nothing to choose.
+
+    Raises:
+        ConfigError: if k is not in 0..N.
+    """
+    ids = ids_N.numpy()
+    require_at_most(k, len(ids))
+    if k == len(ids):
+        return torch.ones(len(ids), dtype=torch.bool)
+    key = _draw_keys(generator, 1).numpy().view(np.uint64)[0]
+    if not k:
+        return torch.zeros(len(ids), dtype=torch.bool)
+    first_digits = np.empty(len(ids), dtype=np.uint32)
+    for start in range(0, len(ids), _PART):
+        part = slice(start, start + _PART)
+        first_digits[part] = _mixed_numpy(ids[part], key, None) >> np.uint64(32)
+    chosen, equal, left = _beyond_the_edge(first_digits, k, lowest=False)
+    numbers = _mixed_numpy(ids[equal], key, None) >> np.uint64(12)
+    ties = _tie_numbers(ids[equal], tie_key(generator), None)
+    chosen[equal[np.lexsort((ties, ~numbers))][:left]] = True
+    return torch.from_numpy(chosen)
+
+
+def _beyond_the_edge(
+    values: npt.NDArray[Any], k: int, lowest: bool
+) -> tuple[npt.NDArray[np.bool_], Ints, int]:
+    """What is higher (or lower) than the k-th, the places that equal it, how many of them to take.
+
+    Without a sort, and with one copy of the values.
+    """
+    parted = values.copy()
+    place = k - 1 if lowest else len(values) - k
+    parted.partition(place)
+    edge = parted[place]
+    del parted
+    beyond = values < edge if lowest else values > edge
+    return beyond, np.flatnonzero(values == edge), k - int(np.count_nonzero(beyond))
 
 
 def random_k(

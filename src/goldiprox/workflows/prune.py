@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +18,7 @@ from goldiprox.precompute.data_diet import LABEL
 from goldiprox.precompute.diet_scores import SCORES
 from goldiprox.records.tables import ScoreTable
 from goldiprox.schema import ConfigError, TableError
-from goldiprox.selection.pruning import PruneRule, losses_by_group, prune
+from goldiprox.selection.pruning import PruneRule, losses_by_group, prune_mask
 
 __all__ = ["prune_scores"]
 
@@ -55,20 +58,22 @@ def prune_scores(
         # Joined by the ids in common: those that are absent would be pruned, and nobody told.
         other.rows(table.ids_N, "give that table first, to prune only what it covers")
         table = table.join(other)
-    ids_N = torch.tensor(table.ids_N)  # a copy: what was read from a file is not writable
+    ids_N = _tensor(table.ids_N)
     column = None if by is None else _column(table, by)
     if column is None and rule.rule != "random":
         raise ConfigError(f"--rule {rule.rule} needs --by; the table has: {_scores(table)}")
-    scores_N = (
-        torch.zeros(len(table)) if column is None else table.column_for(column, ids_N, REMEDY)
-    )
+    scores_N = torch.zeros(len(table)) if column is None else _tensor(table.columns[column])
+    if column is not None and not math.isfinite(float(scores_N.sum())):
+        scores_N = table.column_for(column, ids_N, REMEDY)  # names the ids, if it is not the sum
     classes_N = _whole(table, LABEL) if LABEL in table.columns else None
     if classes_N is None and rule.balanced:
         raise TableError(
             f"{table.path or 'the table'} has no column {LABEL}, so classes are unknown and "
             "--balanced is impossible; use a table made with: goldiprox score"
         )
-    kept = prune(rule, scores_N, ids_N, classes_N)
+    # A mask, an eighth of the positions: a large table needs little more memory than its own.
+    kept = prune_mask(rule, scores_N, ids_N, classes_N)
+    direction = _direction(table, column, rule, scores_N, kept)
     losses: dict[str, list[dict[str, Any]]] = {}
     if classes_N is not None:
         names = table.provenance.get("class_names")
@@ -76,10 +81,10 @@ def prune_scores(
         _require_something_of_each(losses["class"], rule, column)
     if group is not None:
         losses[group] = _losses(_whole(table, _column(table, group)), kept, None)
-    columns = {} if column is None else {column: table.columns[column][kept.numpy()]}
+    columns = {} if column is None else {column: table.columns[column]}
     note = {key: table.provenance.get(key) for key in ("dataset", "fingerprint", "label_digest")}
     ScoreTable(
-        ids_N=table.ids_N[kept.numpy()],
+        ids_N=table.ids_N,
         columns=columns,
         provenance={
             "kind": "kept",
@@ -89,13 +94,13 @@ def prune_scores(
             "of": len(table),
             "scores": table.provenance.get("config_hash"),
         },
-    ).write(out)
+    ).write(out, kept.numpy())
     return {
-        "kept": len(kept),
+        "kept": int(np.count_nonzero(kept.numpy())),
         "of": len(table),
         "by": column,
         "losses": losses,
-        "direction": _direction(table, column, rule, scores_N, kept),
+        "direction": direction,
     }
 
 
@@ -106,18 +111,16 @@ def _direction(
     table: ScoreTable, column: str | None, rule: PruneRule, scores_N: Tensor, kept: Tensor
 ) -> list[str]:
     """Which end of the score was kept and which dropped, for people; nothing of a random choice."""
-    if column is None or rule.rule == "random" or not len(kept):
+    if column is None or rule.rule == "random" or not kept.any():
         return []
-    is_kept_N = torch.zeros(len(scores_N), dtype=torch.bool)
-    is_kept_N[kept] = True
-    dropped = scores_N[~is_kept_N]
+    scores, mask = scores_N.numpy(), kept.numpy()
     end = ENDS.get(rule.rule)
     what = f"the {rule.rule} {column}" if end else f"by {column} ({rule.rule})"
     ours = table.provenance.get("kind") == "scores"
     meaning = f", {end}" if end and ours else ""
-    lines = [f"kept {what}{meaning}: {_extent(scores_N[kept])}"]
-    if len(dropped):
-        lines.append(f"dropped {len(dropped):,} with {column} {_extent(dropped)}")
+    lines = [f"kept {what}{meaning}: {_extent(scores, mask)}"]
+    if dropped := int(np.count_nonzero(~mask)):
+        lines.append(f"dropped {dropped:,} with {column} {_extent(scores, ~mask)}")
     if any(entry.turned and column.startswith(entry.column) for entry in SCORES.values()):
         foreign = "; if this table has it as published, keep the hardest with --rule lowest"
         lines.append(
@@ -127,8 +130,9 @@ def _direction(
     return lines
 
 
-def _extent(values: Tensor) -> str:
-    return f"{float(values.min()):.4g} to {float(values.max()):.4g}"
+def _extent(values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> str:
+    low, high = values.min(where=mask, initial=np.inf), values.max(where=mask, initial=-np.inf)
+    return f"{low:.4g} to {high:.4g}"
 
 
 def _column(table: ScoreTable, name: str) -> str:
@@ -146,13 +150,21 @@ def _scores(table: ScoreTable) -> str:
 
 def _whole(table: ScoreTable, column: str) -> Tensor:
     values = table.columns[column]
-    whole = np.rint(values)
-    if not np.array_equal(values, whole):
-        raise TableError(
-            f"{table.path or 'the table'}: {column} does not number groups, it holds "
-            f"{values[values != whole][0]:g}"
-        )
-    return torch.from_numpy(whole.astype(np.int64))
+    for start in range(0, len(values), 1 << 20):  # without a copy of a large table's column
+        part = values[start : start + (1 << 20)]
+        if not (is_whole := part == np.rint(part)).all():
+            raise TableError(
+                f"{table.path or 'the table'}: {column} does not number groups, it holds "
+                f"{part[~is_whole][0]:g}"
+            )
+    return _tensor(values)
+
+
+def _tensor(values: npt.NDArray[Any]) -> Tensor:
+    """The same memory, which nothing here writes to; large tables are not copied."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 def _losses(groups_N: Tensor, kept: Tensor, names: Sequence[str] | None) -> list[dict[str, Any]]:
