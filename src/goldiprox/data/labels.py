@@ -297,7 +297,8 @@ def _require_classes(where: str, keys: Sequence[Key], examples: int) -> None:
     if 2 * len(keys) > examples:
         raise DataError(
             f"{where}: {len(keys):,} different labels in {examples:,} training examples: too few "
-            "examples to learn from; give each class at least 2, or name the right --label-column"
+            "examples to learn from; give each class at least 2, name the right --label-column, or "
+            "choose --objective regression where they are numbers to predict"
         )
 
 
