@@ -5,6 +5,7 @@ import logging
 import shutil
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from goldiprox.records.runs import RunFolder
 from goldiprox.records.tables import ScoreTable
 from goldiprox.records.weights import weights_bytes
 from goldiprox.schema import CheckpointError, TableError
+from goldiprox.workflows.tables import describe_table
 
 
 def manifest(seed=0, **more):
@@ -223,3 +225,12 @@ def test_some_rows_of_a_large_table_are_written_as_a_table_of_them_is(tmp_path, 
     found = ScoreTable.read(tmp_path / "t.parquet")  # in several row groups, digest compared
     assert found.ids_N.tolist() == table.ids_N[rows].tolist()
     assert found.columns["x"].tolist() == table.columns["x"][rows].tolist()
+
+
+def test_a_table_of_version_0_1_0_is_said_to_be_unverified(tmp_path):
+    note = json.dumps({"format": 1, "provenance": {"kind": "scores"}})
+    table = pa.table({"id": [0, 1], "x": pa.array([0.5, 1.0], pa.float32())})
+    pq.write_table(table.replace_schema_metadata({"goldiprox": note}), tmp_path / "old.parquet")
+    ScoreTable.read(tmp_path / "old.parquet").write(tmp_path / "new.parquet")
+    assert "0.1.0" in describe_table(tmp_path / "old.parquet")["unverified"]
+    assert "unverified" not in describe_table(tmp_path / "new.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from goldiprox.workflows.arms import GOLDIPROX
 from goldiprox.workflows.outputs import is_page, require_output, require_writable
 
 __all__ = ["report_runs", "require_folders", "require_page"]
+
+logger = logging.getLogger("goldiprox")
 
 
 def report_runs(
@@ -59,6 +62,14 @@ def report_runs(
     require_page(home, out, overwrite=overwrite)
     for folder in folders:
         _require_run(folder)
+    if unverified := [str(folder.path) for folder in folders if not folder.verified]:
+        logger.warning(
+            "%d of %d runs were written by version 0.1.0, which kept no digests, and are "
+            "unverified (first: %s)",
+            len(unverified),
+            len(folders),
+            unverified[0],
+        )
     comparison = summarise(
         folders, settings, target=target, allow_different_data=allow_different_data
     )

@@ -42,6 +42,8 @@ def describe_table(path: Path, splits: Splits | None = None) -> dict[str, str]:
         "table": f"{path} ({form}, {path.stat().st_size / 1e6:.3g} MB), {known.get('kind', '?')}",
         "rows": f"{len(table):,}",
     }
+    if form == "Parquet" and not table.verified:
+        told["unverified"] = "written by version 0.1.0, which kept no digests"
     told |= {f"column {name}": _spread(_values(table, name)) for name in table.names}
     told["data"] = f"{known.get('dataset', 'unknown')}{_data(known)}"
     told["fingerprint"] = str(known.get("fingerprint", "unknown"))
