@@ -129,3 +129,11 @@ def test_page_checksums_of_anybodys_parquet_are_verified(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(GoldiproxError, match=r"t\.parquet is damaged"):
         read_parquet(path, f"table {path}")
+
+
+def test_a_text_in_parquet_that_is_not_utf8_is_one_line(tmp_path):
+    raw = pa.array([b"a\xf8b"] * 4)
+    texts = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
+    pq.write_table(pa.table({"text": texts, "label": [0, 1, 0, 1]}), tmp_path / "t.parquet")
+    with pytest.raises(GoldiproxError, match=r"t\.parquet.*UTF-?8"):
+        load(str(tmp_path / "t.parquet"))

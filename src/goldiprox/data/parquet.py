@@ -138,7 +138,14 @@ def first_values(path: Path, columns: Sequence[str], count: int) -> list[list[An
         batch = next(file.iter_batches(batch_size=count, columns=[*columns]), None)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
-    return [] if batch is None or not columns else [batch[name].to_pylist() for name in columns]
+    if batch is None or not columns:
+        return []
+    try:
+        return [batch[name].to_pylist() for name in columns]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is damaged: a text in it is not UTF-8; get the file again"
+        ) from error
 
 
 def holds_texts(path: Path, reading: Reading) -> bool:
