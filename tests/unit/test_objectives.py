@@ -396,6 +396,24 @@ def test_a_table_of_another_objective_is_refused():
         Chooser(Head(), "rho-loss", objective="regression-huber", irreducible=table)
 
 
+@pytest.mark.parametrize("method_name", ["loss", "grad-norm", "grad-norm-bound"])
+def test_outputs_that_are_no_floating_point_numbers_are_refused(method_name):
+    class Counts(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).long()
+
+    batch = (IDS, drawn(B, D), torch.arange(B) % C)
+    with pytest.raises(DataError, match="int64 tensor"):
+        Chooser(Counts(D, C), method_name)(batch)
+
+
+def test_a_label_that_is_no_class_has_no_loss():
+    labels = torch.arange(B) % C
+    labels[3], labels[5] = -100, C
+    losses = Classification().losses(drawn(B, C), (IDS, None, labels))
+    assert losses.isnan().nonzero().flatten().tolist() == [3, 5]
+
+
 class Tagger(nn.Module):
     def __init__(self):
         super().__init__()

@@ -50,6 +50,13 @@ def test_frozen_norms_are_scored_as_they_train(frozen, pool):
     assert all(block[1].track_running_stats for block in model[:2])
 
 
+@pytest.mark.parametrize("batchnorm", ["batch", "running"])
+def test_a_model_in_evaluation_mode_stays_in_it(batchnorm, pool):
+    model = normed().eval()
+    ScoringPass(model, batchnorm=batchnorm)(pool, {"loss_B"})
+    assert not any(module.training for module in model.modules())
+
+
 def test_a_pool_may_be_cut_where_all_norms_are_frozen(pool):
     model = normed()
     for block in model[:2]:

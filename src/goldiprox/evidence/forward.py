@@ -455,7 +455,8 @@ class ScoringPass:
         The gradient of a confident example holds p - 1, which float32 rounds to 1e-4 of itself at
         p = 0.9995.
         """
-        if not isinstance(output, Tensor) or output.dim() > 2 or output.device.type == "mps":
+        plain = isinstance(output, Tensor) and output.is_floating_point() and output.dim() <= 2
+        if not plain or output.device.type == "mps":
             return self.objective.losses(output, part)
         loss_B = self.objective.losses(output.double(), part)
         return loss_B if output.dtype == torch.float64 else loss_B.float()
