@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import goldiprox.guarded.parquet as limits
+from goldiprox.data.datasets import load
 from goldiprox.guarded.parquet import RATIO, read_parquet
 from goldiprox.models.registry import model_factory, tokenizer_for
 from goldiprox.names import FromFile
