@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from goldiprox.objectives import Given, Objective
 from goldiprox.objectives import objective as objective_named
 from goldiprox.records.evaluations import Evaluation
 from goldiprox.records.ledger import RUN_PHASES, Clock, Ledger
+from goldiprox.records.owner import writing
 from goldiprox.records.runs import RunFolder
 from goldiprox.records.steplog import StepLog, StepRecord
 from goldiprox.schema import ConfigError, GoldiproxError, Selection
@@ -132,6 +133,7 @@ class Recorder:
         self._trained = 0
         self._evaluations: list[Evaluation] = []
         self._opened = False
+        self._owned: ExitStack | None = None
         self.steps = 0
         """Steps recorded so far."""
 
@@ -274,6 +276,13 @@ class Recorder:
             },
         )
         self._log.drop_parts()
+        self._release()
+
+    def _release(self) -> None:
+        """Let others write into the folder."""
+        if self._owned is not None:
+            self._owned.close()
+            self._owned = None
 
     def state_dict(self) -> dict[str, Any]:
         """What your checkpoint must keep for the records to go on; writes the log until here."""
@@ -310,11 +319,19 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.finish()
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self._release()
 
     def _open(self, batch: int, pool: int) -> None:
         """Write the manifest, at the first step: batch and pool are known then."""
+        if self._opened and self._owned is not None:
+            return
+        if self._owned is None:
+            self._owned = ExitStack()
+            self._owned.enter_context(writing(self._folder.path))
         if self._opened:
             return
         table = None if self._choose is None else self._choose.table

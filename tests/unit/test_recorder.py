@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import goldiprox
 from goldiprox.recorder import Recorder
+from goldiprox.records.owner import holds
 from goldiprox.schema import ConfigError
 
 EXAMPLES = 60
@@ -184,3 +185,14 @@ def test_an_error_in_the_loop_leaves_the_run_unfinished(tmp_path):
     with pytest.raises(ZeroDivisionError):
         loop()
     assert not (tmp_path / "a" / "result.json").exists()
+
+
+def test_the_folder_is_this_process_s_until_the_run_is_finished(tmp_path):
+    file = tmp_path / "run" / "manifest.json"
+    first = Training(tmp_path / "run").run(0, 2)
+    assert holds(file)
+    first.record.finish()
+    assert not holds(file)
+    with pytest.raises(ConfigError, match="after the last step"), Training(tmp_path / "b").record:
+        pass
+    assert not holds(tmp_path / "b" / "manifest.json")
