@@ -97,7 +97,8 @@ def ids_of(batch: Batch) -> Tensor:
     Raises:
         DataError: if the batch carries no integer ids.
     """
-    batch = usual(batch)
+    if type(batch) is not tuple:  # as it nearly always is
+        batch = usual(batch)
     if isinstance(batch, tuple | list):
         ids = batch[0] if batch else None
     elif isinstance(batch, Mapping):
@@ -162,7 +163,8 @@ def _instead(ids: Any, ids_B: Tensor | None) -> str:
 
 def targets_of(batch: Batch) -> Tensor | None:
     """The targets of a batch where they stand in the usual place, else None."""
-    batch = usual(batch)
+    if type(batch) is not tuple:
+        batch = usual(batch)
     if isinstance(batch, Mapping):
         found = next((batch[key] for key in TARGET_KEYS if key in batch), None)
     else:
@@ -222,8 +224,7 @@ def micro_batches(batch: Batch, size: int | None, layout: Layout | None = None) 
     Raises:
         DataError: see :func:`take`.
     """
-    count = _leading_size(batch)
-    if size is None or size >= count:
+    if size is None or size >= (count := _leading_size(batch)):
         yield batch
         return
     for start in range(0, count, size):

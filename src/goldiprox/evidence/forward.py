@@ -185,7 +185,7 @@ class ScoringPass:
         if "mc_log_probs_KBC" in wanted:
             found["mc_log_probs_KBC"] = samples_KBC = self._dropout_samples(batch, seed)
             if "targets_B" in needs:
-                self._require_values(batch, samples_KBC.shape[2])
+                self._require_values(batch, self._targets(batch), samples_KBC.shape[2])
         return Evidence(ids_B=ids_B, **found)
 
     def passes(self, needs: Collection[str]) -> tuple[int, int]:
@@ -257,10 +257,9 @@ class ScoringPass:
     def _targets(self, batch: Batch) -> Tensor | None:
         return targets_of(batch) if self._per_example_loss else self.objective.targets(batch)
 
-    def _require_values(self, batch: Batch, width: int) -> None:
+    def _require_values(self, batch: Batch, targets: Tensor | None, width: int) -> None:
         """Refuse invalid targets where looking at them costs no wait for a device."""
         self._width = width
-        targets = self._targets(batch)
         if targets is not None and targets.device.type == "cpu":
             self.objective.require_values(targets, ids_of(batch).cpu(), width)
 
@@ -281,7 +280,7 @@ class ScoringPass:
                 size = int(ids_of(batch).shape[0])
                 self._check(size, wanted)
                 # Around the model alone: what loading draws is not undone.
-                with self._of_one(size), random_state_kept(self.model, self._code):
+                with self._of_one(batch), random_state_kept(self.model, self._code):
                     outputs = self._class_outputs(batch, last, wanted, labelled=labelled)
                 bias = outputs.bias
                 # Copied into one place: kept as they are, they break up the memory that the next
@@ -312,7 +311,7 @@ class ScoringPass:
         with (
             torch.no_grad(),
             scoring_mode(self.model, self.batchnorm, self._code),
-            self._of_one(int(ids_of(batch).shape[0])),
+            self._of_one(batch),
             autocast(device_of(self.model), self.precision),
             self._catching(wanted) as last,
         ):
@@ -323,9 +322,9 @@ class ScoringPass:
                 return self._class_outputs(batch, last, wanted, labelled=labelled).told(wanted)
             return self._evidence(batch, last, wanted, labelled=labelled)
 
-    def _of_one(self, size: int) -> AbstractContextManager[object]:
+    def _of_one(self, batch: Batch) -> AbstractContextManager[object]:
         """A batch of one has no statistics for BatchNorm: the stored ones have to do."""
-        if size != 1 or self.batchnorm == "running" or not self._has_batchnorm:
+        if not self._has_batchnorm or self.batchnorm == "running" or len(ids_of(batch)) != 1:
             return nullcontext()
         return scoring_mode(self.model, "running", keep_random=False)
 
@@ -347,8 +346,9 @@ class ScoringPass:
                 norms.append(feature_norms(last.features_BD, size).float())
         logits_BC, targets_B = _joined(logits, place_B), self._targets(batch)
         if labelled and targets_B is not None:
-            logits_BC, targets_B = fit(logits_BC, targets_B)
-            self._require_values(batch, logits_BC.shape[1])
+            given_B = targets_B  # on the host perhaps, where a look at them costs no wait
+            logits_BC, targets_B = fit(logits_BC, given_B)
+            self._require_values(batch, given_B, logits_BC.shape[1])
         return ClassOutputs(
             ids_B=ids_of(batch),
             targets_B=targets_B,
@@ -369,7 +369,7 @@ class ScoringPass:
             for field, value in evidence_of(self.objective, output, part, wanted, last).items():
                 told.setdefault(field, []).append(value)
             if labelled and isinstance(output, Tensor) and output.dim():
-                self._require_values(part, output.shape[-1])
+                self._require_values(part, self._targets(part), output.shape[-1])
         return {field: _joined(values, place_B) for field, values in told.items()}
 
     def _parts(self, batch: Batch) -> tuple[Iterator[Batch], Tensor | None]:
@@ -417,7 +417,7 @@ class ScoringPass:
                     self._output(self.model, batch)
             outputs = found.outputs
             if isinstance(outputs, Tensor) and outputs.dim():
-                self._require_values(batch, outputs.shape[-1])
+                self._require_values(batch, self._targets(batch), outputs.shape[-1])
             # No gradient comes through what is no loss.
             grad_norm_B = found.grad_norm_B.masked_fill(found.loss_B.isnan(), torch.nan)
             told = {"grad_norm_B": grad_norm_B.float(), "loss_B": found.loss_B.float()}
