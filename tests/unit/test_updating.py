@@ -42,8 +42,8 @@ def test_the_companion_is_the_model_that_made_the_table(splits, tmp_path):
         for name in ("rho-loss", UPDATING)
     ]
     assert first[0] == first[1]
-    entries = {entry["method"]: entry for entry in found["methods"]}
-    frozen, updated = (entries[n]["ledger"]["phases"] for n in ("rho-loss", UPDATING))
+    entries = {entry.method: entry for entry in found.methods}
+    frozen, updated = (entries[n].ledger.to_json()["phases"] for n in ("rho-loss", UPDATING))
     assert updated["irreducible-training"] == frozen["irreducible-training"]
     assert updated["scoring"]["flops"] > frozen["scoring"]["flops"]
     assert companion_of(method("rho-loss"), table, splits) is None
