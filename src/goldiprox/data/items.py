@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -132,18 +132,23 @@ class ItemPreprocessor:
         *,
         device: torch.device | str | None = None,
     ) -> ModelInputs:
-        """The same on the device."""
+        """The same on the device.
+
+        Raises:
+            DataError: if these are no tensors.
+        """
         del augmentation
         if isinstance(raw, dict):
-            return {name: value.to(device, non_blocking=True) for name, value in raw.items()}
-        moved: Tensor = raw if device is None else raw.to(device, non_blocking=True)
-        return moved
+            return {name: _moved(value, device) for name, value in raw.items()}
+        if not isinstance(raw, Tensor):
+            raise DataError(f"expected tensors, got {type(raw).__name__}")
+        return _moved(raw, device)
 
     def input_shape(self, store: Store) -> tuple[int, ...]:
         """Shape of one input."""
         return store.example_shape
 
-    def without_augmentation(self) -> ItemPreprocessor:
+    def without_augmentation(self) -> Self:
         """Itself."""
         return self
 
@@ -249,6 +254,10 @@ def _targets(
         for number, part in enumerate(values)
     ]
     return read_targets(labels, 1, kind or "classes", class_names)
+
+
+def _moved(values: Tensor, device: torch.device | str | None) -> Tensor:
+    return values if device is None else values.to(device, non_blocking=True)
 
 
 def _raw(values: Tensor) -> bytes:

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from goldiprox.data.items import ItemPreprocessor
 from goldiprox.data.notes import EXAMPLES, Note
 from goldiprox.data.number_texts import numbers_of_texts
-from goldiprox.data.preprocess import Augmentation
-from goldiprox.data.store import Store, png_of_lines
+from goldiprox.data.store import png_of_lines
 from goldiprox.data.text_columns import is_text
 from goldiprox.schema import DataError
 
@@ -85,7 +85,7 @@ class FeatureStore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TabularPreprocessor:
+class TabularPreprocessor(ItemPreprocessor):
     """Hands features on: a table is standardised once, when it is read.
 
     Attributes:
@@ -93,45 +93,6 @@ class TabularPreprocessor:
     """
 
     names: tuple[str, ...] = ()
-
-    @property
-    def augments(self) -> bool:
-        """Rows of a table are never augmented."""
-        return False
-
-    def prepare(self, store: Store) -> Store:
-        """The store itself."""
-        return store
-
-    def draw(self, count: int, generator: torch.Generator) -> Augmentation | None:
-        """Nothing is drawn."""
-        del count, generator
-        return None
-
-    def __call__(
-        self,
-        raw: Any,
-        augmentation: Augmentation | None = None,
-        *,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The features, on the device.
-
-        Raises:
-            DataError: if these are no features.
-        """
-        del augmentation
-        if not isinstance(raw, Tensor):
-            raise DataError(f"expected rows of features, got {type(raw).__name__}")
-        return raw if device is None else raw.to(device, non_blocking=True)
-
-    def input_shape(self, store: Store) -> tuple[int, ...]:
-        """The number of features."""
-        return store.example_shape
-
-    def without_augmentation(self) -> TabularPreprocessor:
-        """Itself."""
-        return self
 
     def describe(self) -> dict[str, Any]:
         """The names of the features."""
