@@ -242,7 +242,8 @@ def _whole(value: int | float | decimal.Decimal) -> int:
     if not isinstance(value, int):
         if not math.isfinite(value) or value != int(value):
             raise _RefusedError(
-                "which is no whole number; a class expected, not a score or probability"
+                "which is no whole number; a class expected, not a score or probability (for "
+                "numbers to predict choose --objective regression)"
             )
         if isinstance(value, float) and abs(value) >= EXACT:
             raise _RefusedError("which is too large to be exact as a float; give the class a name")
